@@ -1,0 +1,188 @@
+"""The contract between the model and everybody else: what a reading consists of.
+
+Frozen dataclasses only; no computation, no file formats, no DICOM objects. Positions are
+patient coordinates in the DICOM patient coordinate system (LPS, mm; PS3.3 C.7.6.2.1.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+
+Status = Literal["present", "absent", "undetermined"]
+PointLPS = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model read: its name, version and the SHA-256 of its checkpoint's tensors and config."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class OrganReading:
+    """One reading organ.
+
+    Attributes
+    ----------
+    name: name of the reading organ (`core_model.anatomy`).
+    label: its value in `Reading.organ_mask`, 1..36.
+    present: whether the organ was found in the field of view.
+    volume_ml: volume inside the scan, millilitres (0.0 where absent).
+    truncated: True if the organ touches the first or last slice, so that it may be cut off.
+    """
+
+    name: str
+    label: int
+    present: bool
+    volume_ml: float
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One abnormality that was searched for in one organ.
+
+    Attributes
+    ----------
+    organ, abnormality: names in the organ table and the abnormality dictionary.
+    probability: probability that the abnormality is present, 0..1; None where undetermined
+        because the organ is not in the field of view.
+    status: present, absent, or undetermined (organ not in view, or score between thresholds).
+    position_lps_mm: where the evidence is strongest, or None where the organ is not in view.
+    """
+
+    organ: str
+    abnormality: str
+    probability: float | None
+    status: Status
+    position_lps_mm: PointLPS | None
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One connected lesion of a tumour type.
+
+    Attributes
+    ----------
+    label: its value in `Reading.lesion_mask` and its segment number in the lesion SEG, from 1.
+    organ, type: reading organ, and name of the (tumour) abnormality.
+    probability: detection score, 0..1.
+    volume_ml: millilitres.
+    long_axis_mm: largest in-slice diameter (RECIST 1.1 long axis), on the slice where it is largest.
+    short_axis_mm: largest diameter perpendicular to it on the same slice.
+    mean_hu: mean of the CT inside the mask, Hounsfield units.
+    centroid_lps_mm: centre of gravity.
+    """
+
+    label: int
+    organ: str
+    type: str
+    probability: float
+    volume_ml: float
+    long_axis_mm: float
+    short_axis_mm: float
+    mean_hu: float
+    centroid_lps_mm: PointLPS
+
+
+@dataclass(frozen=True)
+class SliceReference:
+    """One slice of the series that was read, in the order of the volume's first axis.
+
+    `sop_instance_uid` is None where the source was not DICOM (NIfTI).
+    """
+
+    position_lps_mm: PointLPS
+    sop_instance_uid: str | None
+
+
+@dataclass(frozen=True)
+class StudyEncoding:
+    """Everything that is kept of a volume to answer text queries without the image or a GPU.
+
+    Attributes
+    ----------
+    global_feature: (E,) float32, unit length.
+    organ_features: (36, E) float32, unit length; rows of absent organs are zero.
+    organ_present: (36,) bool.
+    slab_features: (S, E) float32, unit length; one per axial slab of the canonical grid.
+    slab_centres_mm: (S, 3) LPS position of the middle of each slab (body centre in plane).
+    grid: Volume of (d, h, w) with E channels flattened away: `grid_features` on its geometry.
+    grid_features: (d, h, w, E) float16, unit length; zero outside the body.
+    grid_organs: (d, h, w) uint8, reading organ label of each grid cell (0 = none).
+    slices: the slices of the source series.
+    model: which model made it.
+    series_instance_uid: of the source, or None (NIfTI).
+    """
+
+    global_feature: npt.NDArray[np.float32]
+    organ_features: npt.NDArray[np.float32]
+    organ_present: npt.NDArray[np.bool_]
+    slab_features: npt.NDArray[np.float32]
+    slab_centres_mm: npt.NDArray[np.float32]
+    grid: hd.VolumeGeometry
+    grid_features: npt.NDArray[np.float16]
+    grid_organs: npt.NDArray[np.uint8]
+    slices: tuple[SliceReference, ...]
+    model: ModelIdentity
+    series_instance_uid: str | None = None
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Where a text is found in one study.
+
+    Attributes
+    ----------
+    text: the query.
+    position_lps_mm: best position.
+    slice: the source slice nearest to it.
+    slice_index: index of that slice along the volume's first axis.
+    score: cosine similarity of the best grid cell with the text, -1..1.
+    organ: reading organ at or nearest to the position.
+    slab_scores: (S,) cosine similarity per slab, in slab order.
+    """
+
+    text: str
+    position_lps_mm: PointLPS
+    slice: SliceReference
+    slice_index: int
+    score: float
+    organ: str
+    slab_scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model says about one volume.
+
+    Attributes
+    ----------
+    organs: one entry per reading organ, in label order.
+    findings: one entry per abnormality of the dictionary, in table order.
+    lesions: in label order, largest probability first.
+    organ_mask: uint8 `highdicom.Volume` on the *input* volume's geometry, values = organ labels.
+    lesion_mask: uint8 `highdicom.Volume` on the *input* volume's geometry, values = lesion labels.
+    encoding: for later text queries.
+    model: which model read.
+    seconds: duration of each stage by name.
+    device: e.g. ``"cpu (bf16)"`` or ``"cuda:0 NVIDIA H200"``.
+    """
+
+    organs: tuple[OrganReading, ...]
+    findings: tuple[Finding, ...]
+    lesions: tuple[Lesion, ...]
+    organ_mask: hd.Volume
+    lesion_mask: hd.Volume
+    encoding: StudyEncoding
+    model: ModelIdentity
+    seconds: dict[str, float] = field(default_factory=dict)
+    device: str = "cpu"

@@ -1,0 +1,1 @@
+"""Result objects of a reading: SEG, SR, key images and reading.json."""

@@ -1,0 +1,1 @@
+"""Phantoms, losses and the training loop. Imported by neither of the other packages."""
