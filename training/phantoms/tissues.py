@@ -21,7 +21,8 @@ MUSCLE = 121
 SKIN = 122
 PLEURAL_FLUID = 123
 TABLE = 124
-N_TISSUES = 125
+OTHER_BONE = 125
+N_TISSUES = 126
 
 
 def tissue(name: str) -> int:
