@@ -86,7 +86,7 @@ def _canvas(
     `scale` is body mm per atlas mm along (z, y, x).
     """
     bottom = ATLAS_BOTTOM + rng.uniform(-22, 14)
-    top = ATLAS_TOP + rng.uniform(-18, 16)
+    top = ATLAS_TOP + rng.uniform(-18, 36)
     if height_mm is not None:
         length = height_mm / scale[0]
         if length < top - bottom:
@@ -96,7 +96,7 @@ def _canvas(
     half = 180 + build.fat_side + margin
     if not build.arms_up:
         half = max(half, rng.uniform(205, 250) + 0.5 * build.fat_side)
-    front = -158 - build.fat_front - margin
+    front = -158 - build.fat_front - margin - (0 if build.male else 14)
     back = 82 + build.fat_back + margin + (34 if build.table else 0)
     step = [spacing_mm / s for s in scale]
     extent = (top - bottom, back - front, 2 * half)

@@ -47,7 +47,7 @@ def paint_liver(
         return
     z, y, x = canvas.at(where)
     rough = canvas.rough[where]
-    tip = rng.uniform(-2, 34)  # how far down the right lobe reaches
+    tip = rng.uniform(-14, 24)  # how far down the right lobe reaches
     reach = rng.uniform(12, 60)  # how far left the left lobe reaches
     visceral = tip + 0.42 * (x + 112) + 0.20 * (y + 60) + 3 * rough
     visceral = np.where(x > -20, visceral + 0.35 * (x + 20), visceral)
@@ -85,15 +85,15 @@ def paint_spleen_stomach(
         z, y, x = canvas.at(where)
         s = size(rng, 0.12)
         c = np.array((106, -2, 102)) + jitter(rng, 5)
-        outer = ((z - c[0]) / (46 * s)) ** 2 + ((y - c[1]) / (44 * s)) ** 2 + ((x - c[2]) / (34 * s)) ** 2
-        inner = ((z - c[0]) / (52 * s)) ** 2 + ((y - c[1] + 30) / (44 * s)) ** 2 + ((x - c[2] + 38) / (36 * s)) ** 2
+        outer = ((z - c[0]) / (54 * s)) ** 2 + ((y - c[1]) / (52 * s)) ** 2 + ((x - c[2]) / (40 * s)) ** 2
+        inner = ((z - c[0]) / (58 * s)) ** 2 + ((y - c[1] + 36) / (46 * s)) ** 2 + ((x - c[2] + 42) / (36 * s)) ** 2
         inside = (outer < 1 + 0.1 * canvas.rough[where]) & (inner > 1) & room(z, y, x) & cavity[where]
         canvas.put(value["spleen"], where, inside, (FAT,))
-    full = size(rng, 0.2)
+    full = size(rng, 0.14)
     moved = jitter(rng, 5)
     top = diaphragm.left - 36
-    points = shifted(((top, -36, 62, 30 * full), (top - 22, -58, 68, 33 * full), (84, -86, 58, 27 * full),
-                      (68, -102, 24, 21 * full), (64, -96, -8, 17), (66, -84, -26, 11)), moved)  # fmt: skip
+    points = shifted(((top, -38, 62, 34 * full), (top - 20, -66, 70, 36 * full), (92, -98, 60, 28 * full),
+                      (74, -108, 26, 20 * full), (66, -100, -8, 16), (66, -84, -26, 11)), moved)  # fmt: skip
     free = (FAT, MUSCLE) if rng.random() < 0.5 else (FAT,)
     mask = canvas.labels.copy()
     canvas.tube(value["stomach"], points, over=(FAT, value["liver"]) if rng.random() < 0.3 else free)
@@ -139,18 +139,18 @@ def paint_retroperitoneum(
     over = (FAT, value["liver"], value["spleen"])
     gland = value["adrenal_gland_right"]
     m = jitter(rng, 3)
-    canvas.tube(gland, shifted(((112, -24, -36, 2.6), (98, -26, -36, 3.2), (84, -22, -40, 2.2)), m), over=over)
-    canvas.tube(gland, shifted(((100, -24, -36, 2.6), (88, -12, -34, 2.2)), m), over=over)
+    canvas.tube(gland, shifted(((112, -24, -36, 4.2), (98, -26, -36, 5.0), (84, -22, -40, 3.8)), m), over=over)
+    canvas.tube(gland, shifted(((100, -24, -36, 4.2), (86, -10, -34, 3.6)), m), over=over)
     gland = value["adrenal_gland_left"]
     m = jitter(rng, 3)
-    for tail in ((78, -26, 40, 2.4), (78, -22, 54, 2.4), (100, -36, 44, 2.6)):
-        canvas.tube(gland, shifted(((90, -42, 44, 3.4), tail), m), over=over)
+    for tail in ((76, -26, 40, 3.8), (76, -20, 56, 3.8), (102, -36, 44, 4.2)):
+        canvas.tube(gland, shifted(((90, -42, 44, 5.0), tail), m), over=over)
     m = jitter(rng, 4)
     s = size(rng, 0.12)
-    neck = (64, -82, 4, 8 * s)
+    neck = (64, -82, 4, 10 * s)
     canvas.tube(FAT, shifted(((52, -72, -18, 15), neck, (84, -46, 62, 12)), m), over=(value["stomach"],), grow_mm=3)
-    body = ((34, -68, -20, 11 * s), (52, -72, -18, 14 * s), neck, (74, -76, 28, 10 * s), (86, -54, 56, 10 * s),
-            (96, -32, 80, 8 * s))  # fmt: skip
+    body = ((32, -68, -20, 12 * s), (52, -72, -18, 16 * s), neck, (74, -76, 28, 12 * s), (86, -54, 56, 12 * s),
+            (96, -32, 80, 10 * s))  # fmt: skip
     canvas.tube(value["pancreas"], shifted(body, m), over=(FAT, value["duodenum"]), stretch=(1.25, 0.9, 1))
 
 
@@ -189,7 +189,7 @@ def paint_bowel(
     canvas: Canvas, cavity: npt.NDArray[np.bool_], value: Mapping[str, int], rng: np.random.Generator
 ) -> None:
     """Colon as a frame, the small bowel as a long coiled tube inside it."""
-    calibre = size(rng, 0.15)
+    calibre = 0.9 * size(rng, 0.13)
 
     def wobble(points: Sequence[Sequence[float]], sd: float) -> list[list[float]]:
         return [[c + float(o) for c, o in zip(p[:3], jitter(rng, sd), strict=True)] + [

@@ -53,7 +53,7 @@ def paint_spine(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None:
                                 (z - half_height + 1, canal + 8, x + 15 * side, 5.5)))  # fmt: skip
         canvas.tube(label, ((z - 3, canal + 10, x, 4.5), (z - slope, canal + 32 * (0.5 + 0.5 * size), x, 4.5)),
                     stretch=(1.7, 1, 0.8))  # fmt: skip
-    line = [(z, trunk.spine_y(z) + 14, trunk.spine_x(z), 7.5 if z > 70 else 8.5) for z in range(-105, 471, 23)]
+    line = [(z, trunk.spine_y(z) + 14, trunk.spine_x(z), 6.2 if z > 70 else 6.8) for z in range(-105, 471, 23)]
     canvas.tube(value["spinal_cord"], line, stretch=(1, 0.9, 1.1))
 
 
@@ -106,17 +106,18 @@ def _cartilages(
 ) -> None:
     """From the rib ends to the breastbone; ribs 8 to 10 join the cartilage above."""
     targets = {0: 296, 1: 280, 2: 258, 3: 240, 4: 222, 5: 205, 6: 190}
+    middle = ends[0]
     for index, end in enumerate(ends[:10]):
         if index in targets:
             z = targets[index]
             goal = (z, trunk.wall_point(z, -90, 8)[0], 17 * side, 5.0)
         else:
-            goal = tuple(0.5 * a + 0.5 * b for a, b in zip(ends[index - 1], previous_middle, strict=True))
-        low = min(end[0], goal[0]) if index < 4 else 0.65 * end[0] + 0.35 * goal[0]
-        across = trunk.wall_point(low, 0.5 * (-90 + RIBS[index][0]) - 5, 6.5)
-        middle = (low, across[0], 0.5 * (end[2] + goal[2]) if index > 6 else across[1] * side, 5.0)
+            goal = middle
+        low = min(end[0], goal[0]) if index < 4 else 0.7 * end[0] + 0.3 * goal[0]
+        ahead = RIBS[index][0] * 0.55 - 90 * 0.45 if index in targets else RIBS[index][0] - 14
+        across = trunk.wall_point(low, ahead, 6.0)
+        middle = (low, across[0], across[1] * side, 5.0)
         canvas.tube(cartilage, (end, middle, goal), stretch=(1.25, 0.9, 1.0))
-        previous_middle = middle
 
 
 def paint_shoulders(canvas: Canvas, value: Mapping[str, int], *, arms_up: bool) -> None:
@@ -134,7 +135,7 @@ def paint_shoulders(canvas: Canvas, value: Mapping[str, int], *, arms_up: bool) 
         tip = 232 + 1.2 * lift
         for k, z in enumerate(np.linspace(tip, 352 + lift, 9)):
             share = k / 8
-            border = (z, 47 - 14 * share - 14 * share**2, (100 - 26 * share + 0.6 * out) * side, 3.2)
+            border = (z, 47 - 14 * share - 14 * share**2, (100 - 26 * share + 0.6 * out) * side, 4.4)
             canvas.tube(blade, (border, (*glenoid, 4.5)), smooth=False)
         canvas.tube(blade, ((*glenoid, 11), (glenoid[0] + 1, glenoid[1] + 4, glenoid[2] - 8 * side, 8)))
         canvas.tube(blade, ((330 + lift, 40, 82 * side, 4), (346 + lift, 22, 118 * side, 5),
@@ -163,7 +164,7 @@ def paint_pelvis(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None
             inward = 10 * np.sin(share * np.pi)  # the wing is a shallow bowl
             middle = 0.5 * (point + socket) + (0, 0, -inward * side * 0.3)
             foot = (socket[0] + 26, socket[1] + 22 - 44 * share, socket[2] - 4 * side, 9)
-            canvas.tube(hip, ((*point, 6.5), (*middle, 4.6), foot))
+            canvas.tube(hip, ((*point, 8), (*middle, 5.6), foot))
         canvas.ellipsoid(hip, socket, (34, 34, 28), rough=0.04)
         canvas.tube(hip, ((-178, -46, 74 * side, 11), (-196, -70, 42 * side, 8), (-210, -78, 12 * side, 9)))
         canvas.tube(hip, ((-198, 6, 78 * side, 15), (-226, 16, 66 * side, 14), (-244, 4, 56 * side, 12),

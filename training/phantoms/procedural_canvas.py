@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from core_model.anatomy import structures
-from training.phantoms.tissues import N_TISSUES
+from training.phantoms.tissues import AIR, N_TISSUES
 
 FloatArray = npt.NDArray[np.float32]
 Point = tuple[float, float, float]
@@ -150,9 +150,11 @@ class Canvas:
         inside: npt.NDArray[np.bool_],
         over: Iterable[int] | None = None,
     ) -> None:
-        """Set the voxels of a box where `inside`, only over the tissues `over` if these are given."""
+        """Set the voxels of a box where `inside`, only over the tissues `over`; None: all but air."""
         target = self.labels[where]
-        if over is not None:
+        if over is None:
+            inside = inside & (target != AIR)
+        else:
             table = np.zeros(N_TISSUES, dtype=bool)
             table[list(over)] = True
             inside = inside & table[target]

@@ -33,7 +33,8 @@ class Diaphragm:
         depth = ((y + 52) / 84) ** 2
         right = self.right - self.fall * (depth + ((x + 68) / 76) ** 2)
         left = self.left - self.fall * (depth + ((x - 70) / 74) ** 2)
-        height: FloatArray = np.maximum(right, left)
+        centre = 0.5 * (self.right + self.left) - 14 - self.fall * (((y + 88) / 66) ** 2 + ((x - 14) / 66) ** 2)
+        height: FloatArray = np.maximum(np.maximum(right, left), centre)
         return height
 
 
@@ -81,12 +82,12 @@ def paint_heart(
 ) -> None:
     """Heart in its fat, atria, left atrial appendage, pulmonary veins."""
     size = float(np.clip(rng.normal(1.0, 0.07), 0.85, 1.2))
-    base = 0.5 * (diaphragm.right + diaphragm.left) - 2
+    base = 0.5 * (diaphragm.right + diaphragm.left) - 10
     free = (FAT, MUSCLE, *lobes(value))
     apex_turn = rotation(about_z=rng.normal(-38, 5), about_y=rng.normal(24, 5))
     ventricles = (base + 26 * size, -90.0, 24.0)
     parts = (
-        (ventricles, (38, 42, 60), apex_turn),
+        (ventricles, (40, 45, 63), apex_turn),
         ((base + 42, -82, -24), (40, 34, 27), None),
         ((base + 58, -58, 2), (26, 24, 36), None),
         ((base + 60, -96, 4), (26, 24, 27), None),

@@ -24,8 +24,8 @@ def paint_muscles(canvas: Canvas, trunk: Trunk, value: Mapping[str, int], rng: n
                  (140, 34, 30, 15), (220, 32, 26, 13), (300, 34, 24, 12), (345, 34, 24, 13), (420, 36, 20, 13))]  # fmt: skip
         canvas.tube(value[f"autochthon_{word}"], back, stretch=(1, 0.9, 1.25), over=(MUSCLE, FAT))
         groups = (
-            ("gluteus_maximus", (-188, 42, 86), (92, 34, 66), rotation(about_z=24.0 * side, about_y=14.0 * side)),
-            ("gluteus_minimus", (-142, -22, 112), (48, 42, 16), rotation(about_z=-22.0 * side)),
+            ("gluteus_maximus", (-186, 46, 86), (84, 26, 60), rotation(about_z=24.0 * side, about_y=14.0 * side)),
+            ("gluteus_minimus", (-142, -22, 112), (44, 38, 13), rotation(about_z=-22.0 * side)),
             ("gluteus_medius", (-120, -10, 124), (68, 52, 26), rotation(about_z=-18.0 * side)),
         )
         for name, (z, y, x), radii, turn in groups:
@@ -50,7 +50,7 @@ def paint_pelvic_organs(
     canvas: Canvas, value: Mapping[str, int], rng: np.random.Generator, *, male: bool
 ) -> None:
     """Bladder, and prostate in men."""
-    fill = float(rng.uniform(0.6, 1.25))
+    fill = float(rng.uniform(0.8, 1.6))
     floor = -204.0
     radii = np.array((24, 26, 30)) * fill
     centre = np.array((floor + radii[0], -48, 0)) + jitter(rng, 3) * (0.3, 1, 1)

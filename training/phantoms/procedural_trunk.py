@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from training.phantoms.procedural_canvas import Canvas, FloatArray
-from training.phantoms.tissues import FAT, MUSCLE, SKIN, TABLE
+from training.phantoms.tissues import AIR, FAT, MUSCLE, SKIN, TABLE
 
 Z_LOW, Z_HIGH = -400, 480  # mm; tables reach beyond every field of view
 
@@ -29,8 +29,8 @@ CAVITY = (
 WALL = (
     (-300, 165, -85, 72), (-250, 168, -92, 78), (-210, 166, -102, 80), (-170, 160, -118, 78),
     (-120, 156, -134, 76), (-80, 144, -140, 74), (-40, 133, -143, 73), (0, 132, -147, 74),
-    (50, 140, -153, 75), (100, 148, -158, 76), (150, 150, -157, 78), (200, 148, -151, 80),
-    (250, 146, -142, 80), (290, 150, -130, 74), (315, 160, -116, 64), (335, 150, -102, 52),
+    (50, 138, -151, 74), (100, 145, -155, 76), (150, 145, -154, 78), (200, 141, -146, 80),
+    (250, 138, -135, 80), (290, 147, -125, 74), (315, 160, -116, 64), (335, 150, -102, 52),
     (352, 105, -90, 38), (372, 68, -84, 26), (420, 60, -82, 20),
 )  # fmt: skip
 # z mm: y of the vertebra's middle
@@ -149,17 +149,23 @@ def paint_trunk(canvas: Canvas, trunk: Trunk, build: Build) -> npt.NDArray[np.bo
     labels[muscle] = MUSCLE
     for side in (-1, 1):
         thigh = ((-190, -14, 92 * side, 60), (-260, -12, 92 * side, 64), (-330, -12, 88 * side, 64))
-        canvas.tube(FAT, thigh, over=(0,), grow_mm=0.7 * build.fat_side + 8)
-        canvas.tube(MUSCLE, thigh, over=(0, FAT))
-        canvas.tube(FAT, _arm(side, build), over=(0,), grow_mm=0.3 * build.fat_side + 6)
-        canvas.tube(MUSCLE, _arm(side, build), over=(0, FAT))
+        canvas.tube(FAT, thigh, over=(AIR,), grow_mm=0.7 * build.fat_side + 8)
+        canvas.tube(MUSCLE, thigh, over=(AIR, FAT))
+        canvas.tube(FAT, _arm(side, build), over=(AIR,), grow_mm=0.3 * build.fat_side + 6)
+        canvas.tube(MUSCLE, _arm(side, build), over=(AIR, FAT))
+    if not build.male:
+        depth = 20 + 0.8 * build.fat_front
+        for side in (-1, 1):
+            breast = (205, -132 - build.fat_front, 72 * side)
+            canvas.ellipsoid(FAT, breast, (48 + 0.5 * depth, depth, 52), over=(AIR,))
     cavity = (trunk.within(trunk.cavity, canvas, (0, 0, 0)) < 1) & (z < 352) & (z > -238)
     labels[cavity] = FAT
     # The rectus sheath and the back muscles meet the skin less evenly than an ellipse does.
     rim = (labels == MUSCLE) & (canvas.rough > 1.25) & ~cavity & (np.abs(y - 40) > 45)
     labels[rim & ~ndimage.binary_erosion(labels == MUSCLE, iterations=2)] = FAT
     body = labels > 0
-    labels[body & ~ndimage.binary_erosion(body, border_value=1)] = SKIN
+    thickness = max(1, round(2.4 / float(canvas.step.min())))
+    labels[body & ~ndimage.binary_erosion(body, iterations=thickness, border_value=1)] = SKIN
     if build.table:
         _paint_table(canvas, body)
     return cavity
@@ -185,4 +191,4 @@ def _paint_table(canvas: Canvas, body: npt.NDArray[np.bool_]) -> None:
         if across[column] > 215 or top >= depth:
             continue
         line = canvas.labels[:, top : top + max(1, round(6 / canvas.step[1])), column]
-        line[line == 0] = TABLE
+        line[line == AIR] = TABLE
