@@ -218,12 +218,17 @@ def _read_path(given: argparse.Namespace, report: Progress) -> tuple[CtInput, Re
     source = open_ct(given.path, progress=report)
     loading = time.perf_counter() - clock
     reader = _load_reader(given)
-    reading = reader.read(
-        source.volume,
-        slices=source.slices,
-        series_instance_uid=source.series_instance_uid,
-        progress=report,
-    )
+    try:
+        reading = reader.read(
+            source.volume,
+            slices=source.slices,
+            series_instance_uid=source.series_instance_uid,
+            progress=report,
+        )
+    except ValueError as error:
+        if not str(error).startswith("volume "):  # the reader names what it objects to
+            raise
+        raise SightlineError(f"{given.path}: {error}") from error
     return source, reader, dataclasses.replace(reading, seconds={"load": loading, **reading.seconds})
 
 

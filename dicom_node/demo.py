@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,14 @@ from dicom_node.demo_pacs import DemoError, Pacs
 from dicom_node.demo_pictures import write_pictures
 from dicom_node.demo_truth import FindingResult, PlantedResult, Scene, compare, load_scene
 from dicom_node.errors import SightlineError
-from dicom_node.index import Generation, Index, ReadingRow
+from dicom_node.index import Delivery, Generation, Index, ReadingRow
 from dicom_node.series import Progress
 
 RESULT_TIMEOUT = 900.0  # seconds; a CPU with two cores needs well below 120
 PHANTOM_TIMEOUT = 600.0
+# Planted in the demo: two lesions that the node draws, and one that it only reports.
+PHANTOM = ("--lesion=liver_tumour:32mm", "--lesion=liver_tumour:18mm", "--lesion=renal_cyst:25mm")
+_WAIT = "wait for results"
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def run_demo(
     seed: int,
     checkpoint: Path | None = None,
     device: str | None = None,
+    phantom: Sequence[str] = PHANTOM,
     progress: Progress,
 ) -> DemoOutcome:
     """Run the demo; see the module.
@@ -91,6 +96,7 @@ def run_demo(
     out: new or empty folder that keeps everything; a new temporary one if None.
     seed: of the phantom.
     checkpoint, device: of the node; None as in its configuration.
+    phantom: further arguments of ``python -m training.phantoms study``.
     progress: called with a stage and the fraction done.
 
     Raises
@@ -102,7 +108,7 @@ def run_demo(
     folder = _folder(out)
     clock = _Clock()
     progress("phantom", 0.0)
-    _make_phantom(folder / "phantom", seed)
+    _make_phantom(folder / "phantom", seed, phantom)
     progress("phantom", 1.0)
     clock.lap("make phantom")
     with Pacs(folder / "pacs") as pacs:
@@ -118,7 +124,7 @@ def run_demo(
             clock.lap("send study")
             index = Index(config.database_url)
             generation = _wait(pacs, node, index, progress)
-            clock.lap("wait for results")
+            clock.lap(_WAIT)
     back = pacs.last_received_at - generation.complete_at
     with index.reading() as session:
         row = session.get_one(ReadingRow, generation.reading_key)
@@ -138,9 +144,7 @@ def run_demo(
         findings=comparison.findings,
         false_lesions=comparison.false_lesions,
         answer=answer,
-        seconds=clock.seconds
-        | {f"  reader: {stage}": value for stage, value in row.seconds.items()}
-        | {"study complete -> stored back": back},
+        seconds=_stages(clock.seconds, row.seconds, back),
         peak_rss_bytes=row.peak_rss_bytes,
         device=row.device,
         pictures=tuple(pictures),
@@ -161,6 +165,17 @@ class _Clock:
         self._last = now
 
 
+def _stages(laps: dict[str, float], reader: dict[str, float], back: float) -> dict[str, float]:
+    """All stages in the order in which they ran, the reader's within the wait for results."""
+    stages: dict[str, float] = {}
+    for name, seconds in laps.items():
+        stages[name] = seconds
+        if name == _WAIT:
+            stages |= {f"  reader: {stage}": value for stage, value in reader.items()}
+            stages["  study complete -> stored back"] = back
+    return stages
+
+
 def _folder(out: Path | None) -> Path:
     if out is None:
         return Path(tempfile.mkdtemp(prefix="sightline-demo-"))
@@ -170,16 +185,12 @@ def _folder(out: Path | None) -> Path:
     return out.resolve()
 
 
-def _make_phantom(folder: Path, seed: int) -> None:
+def _make_phantom(folder: Path, seed: int, arguments: Sequence[str]) -> None:
     """The phantom comes from `training`, which this package never imports: its command is run."""
-    # One lesion of each kind that is segmented most reliably, so that there is something to see.
-    lesions = [
-        f"--lesion={lesion}" for lesion in ("liver_tumour:32mm", "liver_tumour:18mm", "renal_cyst:25mm")
-    ]
     command = [sys.executable, "-m", "training.phantoms", "study", "--seed", str(seed), "--out", str(folder)]
     try:
         done = subprocess.run(
-            [*command, *lesions], capture_output=True, text=True, timeout=PHANTOM_TIMEOUT, check=False
+            [*command, *arguments], capture_output=True, text=True, timeout=PHANTOM_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise DemoError(f"the phantom was not made within {PHANTOM_TIMEOUT:.0f} s") from error
@@ -199,18 +210,22 @@ def _wait(pacs: Pacs, node: NodeProcess, index: Index, progress: Progress) -> Ge
     while True:
         with index.reading() as session:
             generation = session.scalars(sa.select(Generation).order_by(Generation.id.desc())).first()
+            deliveries = session.scalars(sa.select(Delivery.state)).all()
         waited = time.monotonic() - started
         if generation is not None and generation.state in ("refused", "failed"):
             raise DemoError(f"the node did not read the study: {generation.reason}{node.log_tail()}")
-        if generation is not None and generation.state == "read" and pacs.has_report():
-            progress("wait for results", 1.0)
+        if "dead" in deliveries:
+            raise DemoError(f"the node gave up sending a result{node.log_tail()}")
+        all_sent = bool(deliveries) and set(deliveries) == {"delivered"}
+        if generation is not None and generation.state == "read" and all_sent and pacs.has_report():
+            progress(_WAIT, 1.0)
             return generation
         if not node.is_running():
             raise DemoError(f"the node ended before results came back{node.log_tail()}")
         if waited > RESULT_TIMEOUT:
             state = "never became complete" if generation is None else f"is {generation.state}"
             raise DemoError(f"no report came back in {waited:.0f} s; the study {state}{node.log_tail()}")
-        progress("wait for results", min(0.99, waited / 60))
+        progress(_WAIT, min(0.99, waited / 60))
         time.sleep(0.1)
 
 
