@@ -223,7 +223,7 @@ def _read_path(given: argparse.Namespace, report: Progress) -> tuple[CtInput, Re
             source.volume,
             slices=source.slices,
             series_instance_uid=source.series_instance_uid,
-            progress=report,
+            progress=lambda _, share: report("reading", share),
         )
     except ValueError as error:
         if not str(error).startswith("volume "):  # the reader names what it objects to

@@ -225,7 +225,7 @@ def _wait(pacs: Pacs, node: NodeProcess, index: Index, progress: Progress) -> Ge
         if waited > RESULT_TIMEOUT:
             state = "never became complete" if generation is None else f"is {generation.state}"
             raise DemoError(f"no report came back in {waited:.0f} s; the study {state}{node.log_tail()}")
-        progress(_WAIT, min(0.99, waited / 60))
+        progress(_WAIT, 0.0)
         time.sleep(0.1)
 
 
