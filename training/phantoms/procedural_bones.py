@@ -12,7 +12,7 @@ import numpy as np
 
 from training.phantoms.procedural_canvas import Canvas, spline
 from training.phantoms.procedural_trunk import Trunk
-from training.phantoms.tissues import FAT, MUSCLE, SKIN
+from training.phantoms.tissues import DISC, FAT, MUSCLE, SKIN
 
 # Level: z of the vertebra's middle, mm.
 VERTEBRAE = {
@@ -39,7 +39,7 @@ def paint_spine(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None:
         half_height = above * 0.5
         disc = 3.2 + 3.0 * size if z < 370 else 2.5
         body = (y - 17, x, 18.5 * (0.25 + 0.75 * size), 24.5 * (0.2 + 0.8 * size))
-        for tissue, grow in ((MUSCLE, 0.0), (label, disc / 2)):
+        for tissue, grow in ((DISC, 0.0), (label, disc / 2)):
             _cylinder(canvas, tissue, z, half_height - grow, body)
         canal = y + 13 + 2 * size
         slope = 22 if z > 110 else 8  # the thoracic spinous processes hang down
