@@ -44,18 +44,18 @@ def cut(
 
 
 def row(phantom: Phantom, caption: str, zoom: int = 2) -> Picture:
-    """One phantom: chest in the lung window, liver, kidneys, pelvis, coronal, sagittal; a caption."""
+    """One phantom: four axial cuts (the first in the lung window), two coronal, one sagittal; a caption."""
     depth, height, width = phantom.hu.shape
     levels = [int(depth * share) for share in (0.76, 0.57, 0.44, 0.14)]
     masked = [p for p in phantom.planted if p.mask_value]
     if masked:  # show the largest lesion
         biggest = max(masked, key=lambda p: p.diameter_mm)
         levels[1] = int(np.clip(round(biggest.centre[0]), 0, depth - 1))
-    pictures = [cut(phantom, 0, levels[0], LUNG_WINDOW, zoom)]
-    pictures += [cut(phantom, 0, level, zoom=zoom) for level in levels[1:]]
+    axial = [cut(phantom, 0, level, WINDOW if k else LUNG_WINDOW, zoom) for k, level in enumerate(levels)]
+    pictures = [np.concatenate(axial[:2]), np.concatenate(axial[2:])]
     pictures += [cut(phantom, 1, int(height * share), zoom=zoom) for share in (0.42, 0.56)]
     pictures.append(cut(phantom, 2, width // 2, zoom=zoom))
-    tall = max(p.shape[0] for p in pictures)
+    tall = max(p.shape[0] for p in pictures) + 16
     padded = [np.pad(p, ((0, tall - p.shape[0]), (0, 4), (0, 0))) for p in pictures]
     strip = Image.fromarray(np.concatenate(padded, axis=1))
     ImageDraw.Draw(strip).text((4, tall - 14), caption, fill=(255, 255, 255))

@@ -140,9 +140,7 @@ def nearest(
     return np.ascontiguousarray(out)
 
 
-def _nearest_indices(
-    source: hd.VolumeGeometry, target: hd.VolumeGeometry
-) -> list[npt.NDArray[np.int64]]:
+def _nearest_indices(source: hd.VolumeGeometry, target: hd.VolumeGeometry) -> list[npt.NDArray[np.int64]]:
     matrix = source.inverse_affine @ target.affine
     return [
         np.rint(matrix[a, a] * np.arange(target.spatial_shape[a]) + matrix[a, 3] - 1e-6).astype(np.int64)
@@ -159,7 +157,8 @@ def image_slices(phantom: Phantom, settings: SeriesSettings) -> Iterator[npt.NDA
     ]
     sigma, correlation_mm = KERNELS[settings.kernel]
     step, pixel = target.spacing[0], target.spacing[2]
-    sigma /= step**0.5  # thicker slices hold more photons
+    # Thicker slices hold more photons; pixels wider than the correlation average it away.
+    sigma *= min(1.0, max(0.35, correlation_mm / pixel)) / step**0.5
     count = target.spatial_shape[0]
     for first in range(0, count, CHUNK):
         part = target[first : min(count, first + CHUNK)]
@@ -171,7 +170,7 @@ def image_slices(phantom: Phantom, settings: SeriesSettings) -> Iterator[npt.NDA
             noise = rng.standard_normal(image.shape, dtype=np.float32)
             noise = ndimage.gaussian_filter(noise, correlation_mm / pixel)
             noise *= sigma / max(1e-6, float(noise.std()))
-            yield np.clip(image + noise * max(0.35, min(1.0, correlation_mm / pixel)), HU_MIN, HU_MAX)
+            yield np.clip(image + noise, HU_MIN, HU_MAX)
 
 
 def write_series(
@@ -270,6 +269,8 @@ def _series_header(phantom: Phantom, geometry: hd.VolumeGeometry, settings: Seri
     ds.FilterType = "FLAT"
     ds.ConvolutionKernel = settings.kernel
     ds.PatientPosition = "HFS"
+    ds.BodyPartExamined = "CHESTABDPELVIS"
+    ds.Laterality = ""
     ds.StudyInstanceUID = _uid(phantom, settings, "study")
     ds.SeriesInstanceUID = _uid(phantom, settings, "series")
     ds.StudyID = f"{settings.seed}"[:16]

@@ -90,11 +90,17 @@ FURTHER = (
 NEGATIVE: dict[str, tuple[str, ...]] = {
     "liver_tumour": ("No suspicious hepatic lesion.", "No evidence of liver metastases."),
     "liver_cyst": ("No hepatic cysts.",),
-    "hepatic_steatosis": ("Normal attenuation of the liver parenchyma.", "No fatty infiltration of the liver."),
+    "hepatic_steatosis": (
+        "Normal attenuation of the liver parenchyma.",
+        "No fatty infiltration of the liver.",
+    ),
     "renal_tumour": ("No suspicious renal mass.", "No enhancing lesion in either kidney."),
     "renal_cyst": ("No renal cysts.",),
     "kidney_stone": ("No nephrolithiasis.", "No calculi in either kidney."),
-    "pancreatic_tumour": ("No pancreatic mass is identified.", "Homogeneous pancreas without a focal lesion."),
+    "pancreatic_tumour": (
+        "No pancreatic mass is identified.",
+        "Homogeneous pancreas without a focal lesion.",
+    ),
     "lung_nodule": ("No suspicious pulmonary nodules.", "The lungs are clear of nodules."),
     "pleural_effusion": ("No pleural effusion on either side.", "No pleural fluid."),
     "colon_tumour": ("No colonic mass or wall thickening.", "No suspicious lesion of the colon."),
@@ -104,7 +110,11 @@ NEGATIVE: dict[str, tuple[str, ...]] = {
 
 # Organs without an entry in the abnormality dictionary, and general remarks that contradict nothing.
 NORMAL: dict[str, tuple[str, ...]] = {
-    "adrenals": ("The adrenal glands are unremarkable.", "Adrenals: normal.", "Both adrenal glands are slender."),
+    "adrenals": (
+        "The adrenal glands are unremarkable.",
+        "Adrenals: normal.",
+        "Both adrenal glands are slender.",
+    ),
     "aorta": ("The aorta is of normal calibre.", "No aortic aneurysm."),
     "autochthon": ("The paraspinal muscles are symmetrical.",),
     "duodenum": ("The duodenum is unremarkable.",),
@@ -120,7 +130,10 @@ NORMAL: dict[str, tuple[str, ...]] = {
     "lumbar_spine": ("No fracture of the lumbar spine.", "Lumbar vertebrae of normal height."),
     "lung": ("No consolidation.", "The lungs are well expanded."),
     "pancreas": ("The pancreatic duct is not dilated.",),
-    "portal_vein_and_splenic_vein": ("The portal vein is patent.", "Portal and splenic veins are unremarkable."),
+    "portal_vein_and_splenic_vein": (
+        "The portal vein is patent.",
+        "Portal and splenic veins are unremarkable.",
+    ),
     "ribs": ("No rib fracture.", "The ribs are intact."),
     "sacrum": ("The sacrum is unremarkable.",),
     "small_bowel": ("No small bowel obstruction.", "Small bowel loops are of normal calibre."),
@@ -146,5 +159,8 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("KIDNEYS AND ADRENALS", ("kidneys", "adrenals", "urinary_bladder")),
     ("BOWEL", ("stomach", "duodenum", "small_bowel", "colon")),
     ("VESSELS", ("inferior_vena_cava", "iliac_artery")),
-    ("BONES AND MUSCLES", ("ribs", "thoracic_spine", "lumbar_spine", "sacrum", "hip", "autochthon", "iliopsoas")),
+    (
+        "BONES AND MUSCLES",
+        ("ribs", "thoracic_spine", "lumbar_spine", "sacrum", "hip", "autochthon", "iliopsoas"),
+    ),
 )

@@ -53,7 +53,9 @@ def paint_spine(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None:
                                 (z - half_height + 1, canal + 8, x + 15 * side, 5.5)))  # fmt: skip
         canvas.tube(label, ((z - 3, canal + 10, x, 4.5), (z - slope, canal + 32 * (0.5 + 0.5 * size), x, 4.5)),
                     stretch=(1.7, 1, 0.8))  # fmt: skip
-    line = [(z, trunk.spine_y(z) + 14, trunk.spine_x(z), 6.2 if z > 70 else 6.8) for z in range(-105, 471, 23)]
+    line = [
+        (z, trunk.spine_y(z) + 14, trunk.spine_x(z), 6.2 if z > 70 else 6.8) for z in range(-105, 471, 23)
+    ]
     canvas.tube(value["spinal_cord"], line, stretch=(1, 0.9, 1.1))
 
 
@@ -140,10 +142,16 @@ def paint_shoulders(canvas: Canvas, value: Mapping[str, int], *, arms_up: bool) 
         canvas.tube(blade, ((*glenoid, 11), (glenoid[0] + 1, glenoid[1] + 4, glenoid[2] - 8 * side, 8)))
         canvas.tube(blade, ((330 + lift, 40, 82 * side, 4), (346 + lift, 22, 118 * side, 5),
                             (354 + lift, -22, (143 + out) * side, 6)))  # fmt: skip
-        canvas.tube(blade, ((glenoid[0] + 10, -22, glenoid[2], 5), (glenoid[0] + 12, -52, glenoid[2] - 4 * side, 5)))
+        canvas.tube(
+            blade, ((glenoid[0] + 10, -22, glenoid[2], 5), (glenoid[0] + 12, -52, glenoid[2] - 4 * side, 5))
+        )
         head = (glenoid[0] + 3, -26, (147 + out) * side)
         if arms_up:
-            shaft = ((head[0] + 16, -26, head[2] + 4 * side, 15), (400, -28, 158 * side, 11), (475, -24, 156 * side, 11))
+            shaft = (
+                (head[0] + 16, -26, head[2] + 4 * side, 15),
+                (400, -28, 158 * side, 11),
+                (475, -24, 156 * side, 11),
+            )
         else:
             shaft = ((head[0] - 18, -28, head[2] + 6 * side, 16), (270, -28, 178 * side, 12), (150, -20, 196 * side, 11),
                      (60, -30, 198 * side, 12))  # fmt: skip

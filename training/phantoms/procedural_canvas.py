@@ -52,9 +52,7 @@ def smooth_noise(rng: np.random.Generator, shape: Sequence[int], cells: Sequence
     smoothed = torch.nn.functional.avg_pool3d(
         torch.nn.functional.pad(middle, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, stride=1
     )
-    fine = torch.nn.functional.interpolate(
-        smoothed, size=list(shape), mode="trilinear", align_corners=True
-    )
+    fine = torch.nn.functional.interpolate(smoothed, size=list(shape), mode="trilinear", align_corners=True)
     return fine[0, 0].numpy()  # (D, H, W)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from training.phantoms.procedural_abdomen import jitter, size
-from training.phantoms.procedural_canvas import Canvas, rotation
+from training.phantoms.procedural_canvas import Canvas, FloatArray, rotation
 from training.phantoms.procedural_trunk import Trunk
 from training.phantoms.tissues import FAT, MUSCLE
 
@@ -24,14 +25,21 @@ def paint_muscles(canvas: Canvas, trunk: Trunk, value: Mapping[str, int], rng: n
                  (140, 34, 30, 15), (220, 32, 26, 13), (300, 34, 24, 12), (345, 34, 24, 13), (420, 36, 20, 13))]  # fmt: skip
         canvas.tube(value[f"autochthon_{word}"], back, stretch=(1, 0.9, 1.25), over=(MUSCLE, FAT))
         groups = (
-            ("gluteus_maximus", (-186, 46, 86), (84, 26, 60), rotation(about_z=24.0 * side, about_y=14.0 * side)),
+            (
+                "gluteus_maximus",
+                (-186, 46, 86),
+                (84, 26, 60),
+                rotation(about_z=24.0 * side, about_y=14.0 * side),
+            ),
             ("gluteus_minimus", (-142, -22, 112), (44, 38, 13), rotation(about_z=-22.0 * side)),
             ("gluteus_medius", (-120, -10, 124), (68, 52, 26), rotation(about_z=-18.0 * side)),
         )
         for name, (z, y, x), radii, turn in groups:
+            plane = np.asarray(radii) * bulk + 4
+            canvas.ellipsoid(FAT, (z, y, x * side), plane, turn=turn, over=(MUSCLE,))
             canvas.ellipsoid(
-                value[f"{name}_{word}"], (z, y, x * side), np.asarray(radii) * bulk, turn=turn, over=(MUSCLE,),
-                clip=(lambda z, y, x: y > 6) if name == "gluteus_maximus" else None,
+                value[f"{name}_{word}"], (z, y, x * side), np.asarray(radii) * bulk, turn=turn, over=(MUSCLE, FAT),
+                clip=_within_hip if name == "gluteus_maximus" else None,
             )  # fmt: skip
         y = trunk.spine_y(40) - 12
         psoas = ((62, y + 4, 30 * side, 6), (30, y, 36 * side, 13 * bulk), (-25, y - 6, 44 * side, 19 * bulk),
@@ -42,8 +50,16 @@ def paint_muscles(canvas: Canvas, trunk: Trunk, value: Mapping[str, int], rng: n
         canvas.tube(muscle, psoas, over=(MUSCLE, FAT))
         iliacus = ((-62, -8, 92 * side, 8), (-90, -26, 96 * side, 13), (-130, -40, 88 * side, 15))
         canvas.tube(muscle, iliacus, over=(MUSCLE, FAT))
-        quadratus = ((66, trunk.spine_y(66) + 14, 48 * side, 8), (-44, trunk.spine_y(-44) + 18, 74 * side, 11))
+        quadratus = (
+            (66, trunk.spine_y(66) + 14, 48 * side, 8),
+            (-44, trunk.spine_y(-44) + 18, 74 * side, 11),
+        )
         canvas.tube(MUSCLE, quadratus, over=(FAT,))
+
+
+def _within_hip(z: FloatArray, y: FloatArray, x: FloatArray) -> npt.NDArray[np.bool_]:
+    """Behind the hip joint and beneath the subcutaneous fat."""
+    return (y > 6) & (((x / 168) ** 2 + ((y - 10) / 74) ** 2) < 1)
 
 
 def paint_pelvic_organs(

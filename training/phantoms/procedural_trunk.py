@@ -47,6 +47,7 @@ class Build:
     Attributes
     ----------
     fat_front, fat_side, fat_back: thickness of the subcutaneous fat, mm.
+    marbling: how much fat lies between the muscles of the wall, 0 to 0.4.
     arms_up: whether the arms lie beside the head.
     male: whether there is a prostate.
     table: whether the patient table is in the image.
@@ -55,6 +56,7 @@ class Build:
     fat_front: float
     fat_side: float
     fat_back: float
+    marbling: float
     arms_up: bool
     male: bool
     table: bool
@@ -139,7 +141,7 @@ def paint_trunk(canvas: Canvas, trunk: Trunk, build: Build) -> npt.NDArray[np.bo
     -------
     (D, H, W) bool: the cavity inside the muscle wall (chest, abdomen and pelvis).
     """
-    z, y, x = canvas.coordinates
+    z, _, x = canvas.coordinates
     labels = canvas.labels
     fat = (build.fat_side, build.fat_front, build.fat_back)
     outline = trunk.within(trunk.wall, canvas, fat) < 1
@@ -160,9 +162,8 @@ def paint_trunk(canvas: Canvas, trunk: Trunk, build: Build) -> npt.NDArray[np.bo
             canvas.ellipsoid(FAT, breast, (48 + 0.5 * depth, depth, 52), over=(AIR,))
     cavity = (trunk.within(trunk.cavity, canvas, (0, 0, 0)) < 1) & (z < 352) & (z > -238)
     labels[cavity] = FAT
-    # The rectus sheath and the back muscles meet the skin less evenly than an ellipse does.
-    rim = (labels == MUSCLE) & (canvas.rough > 1.25) & ~cavity & (np.abs(y - 40) > 45)
-    labels[rim & ~ndimage.binary_erosion(labels == MUSCLE, iterations=2)] = FAT
+    # Fat runs between the muscles of the wall; the deep and gluteal muscles are painted later.
+    labels[(labels == MUSCLE) & (np.abs(canvas.rough - 0.35) < build.marbling)] = FAT
     body = labels > 0
     thickness = max(1, round(2.4 / float(canvas.step.min())))
     labels[body & ~ndimage.binary_erosion(body, iterations=thickness, border_value=1)] = SKIN

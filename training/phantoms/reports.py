@@ -189,8 +189,14 @@ class _Writer:
         if entry.name == "aortic_calcification":
             planted = planted[:1]
         for order, lesion in enumerate(planted):
-            templates = POSITIVE[entry.name] if order == 0 or "{where}" not in POSITIVE[entry.name][0] else FURTHER
-            if order > 0 and templates is FURTHER and entry.name in ("liver_cyst", "renal_cyst", "kidney_stone"):
+            templates = (
+                POSITIVE[entry.name] if order == 0 or "{where}" not in POSITIVE[entry.name][0] else FURTHER
+            )
+            if (
+                order > 0
+                and templates is FURTHER
+                and entry.name in ("liver_cyst", "renal_cyst", "kidney_stone")
+            ):
                 templates = POSITIVE[entry.name]
             text = self.pick(templates).format(
                 size=self.size(lesion.diameter_mm), where=self.where(lesion), side=lesion.side

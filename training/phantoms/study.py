@@ -114,9 +114,7 @@ def write_study(
     kernel = sorted(KERNELS)[int(np.random.default_rng([seed, 3]).integers(3))]  # soft to standard
     settings = SeriesSettings(seed=seed, slices=slices, matrix=matrix, kernel=kernel)
     tell("phantom", 0.0)
-    phantom = make_phantom(
-        seed, lesions=lesions, phase=phase, spacing_mm=spacing_mm, height_mm=height_mm
-    )
+    phantom = make_phantom(seed, lesions=lesions, phase=phase, spacing_mm=spacing_mm, height_mm=height_mm)
     tell("phantom", 1.0)
     series = write_series(phantom, dicom_folder, settings, lambda n, of: tell("images", n / of))
     tell("truth", 0.0)
