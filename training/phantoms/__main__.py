@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     study = commands.add_parser(
         "study",
         help="write one study: DICOM series, truth, report",
-        description="Writes DIR/dicom/*.dcm, truth.json, truth_lesions.nii.gz, truth_organs.nii.gz, report.txt.",
+        description="Writes dicom/*.dcm, truth.json, truth_lesions.nii.gz, truth_organs.nii.gz, report.txt.",
         epilog=f"Lesions: {kinds}; without a size: pleural_effusion, hepatic_steatosis. "
         "Example: python -m training.phantoms study --seed 7 --out study7 --slices 300 --matrix 512 "
         "--lesion liver_tumour:25mm",
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     sheet = commands.add_parser(
         "sheet",
         help="write a PNG contact sheet of several phantoms",
-        description="One row per seed: chest, largest lesion, kidneys, pelvis, two coronal cuts, one sagittal.",
+        description="One row per seed: four axial cuts (one with the largest lesion), two coronal, one sagittal.",
     )
     sheet.add_argument("--seeds", required=True, metavar="A..B", help="range 0..11 or list 1,5,9")
     sheet.add_argument("--out", type=Path, required=True, metavar="PNG")

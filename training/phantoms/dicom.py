@@ -254,6 +254,23 @@ def _series_header(phantom: Phantom, geometry: hd.VolumeGeometry, settings: Seri
     if phantom.phase != "native":
         ds.ContrastBolusAgent = "Synthetic"
         ds.ContrastBolusRoute = "IV"
+    _add_acquisition(ds, geometry, settings)
+    ds.StudyInstanceUID = _uid(phantom, settings, "study")
+    ds.SeriesInstanceUID = _uid(phantom, settings, "series")
+    ds.StudyID = f"{settings.seed}"[:16]
+    ds.SeriesNumber = settings.series_number
+    ds.AcquisitionNumber = 1
+    ds.FrameOfReferenceUID = geometry.frame_of_reference_uid
+    ds.PositionReferenceIndicator = ""
+    ds.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    ds.ImageComments = "Synthetic phantom, not a patient"
+    ds.BurnedInAnnotation = "NO"
+    ds.LossyImageCompression = "00"
+    return ds
+
+
+def _add_acquisition(ds: Dataset, geometry: hd.VolumeGeometry, settings: SeriesSettings) -> None:
+    """The CT Image module's acquisition part (PS3.3 C.8.2.1) and the patient's position."""
     ds.ScanOptions = "HELICAL MODE"
     ds.KVP = "120"
     ds.SliceThickness = _decimal(geometry.spacing[0])
@@ -271,18 +288,6 @@ def _series_header(phantom: Phantom, geometry: hd.VolumeGeometry, settings: Seri
     ds.PatientPosition = "HFS"
     ds.BodyPartExamined = "CHESTABDPELVIS"
     ds.Laterality = ""
-    ds.StudyInstanceUID = _uid(phantom, settings, "study")
-    ds.SeriesInstanceUID = _uid(phantom, settings, "series")
-    ds.StudyID = f"{settings.seed}"[:16]
-    ds.SeriesNumber = settings.series_number
-    ds.AcquisitionNumber = 1
-    ds.FrameOfReferenceUID = geometry.frame_of_reference_uid
-    ds.PositionReferenceIndicator = ""
-    ds.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
-    ds.ImageComments = "Synthetic phantom, not a patient"
-    ds.BurnedInAnnotation = "NO"
-    ds.LossyImageCompression = "00"
-    return ds
 
 
 def _image(

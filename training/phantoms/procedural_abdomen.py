@@ -64,10 +64,17 @@ def paint_liver(
     scale = size(rng, 0.15)
     canvas.tube(
         value["gallbladder"],
-        shifted(((neck - 18, -104, -62, 11 * scale), (neck, -90, -56, 14 * scale), (neck + 22, -74, -46, 8 * scale),
-                 (neck + 30, -66, -38, 4)), bed),
+        shifted(
+            (
+                (neck - 18, -104, -62, 11 * scale),
+                (neck, -90, -56, 14 * scale),
+                (neck + 22, -74, -46, 8 * scale),
+                (neck + 30, -66, -38, 4),
+            ),
+            bed,
+        ),
         over=(FAT, value["liver"]),
-    )  # fmt: skip
+    )
 
 
 def paint_spleen_stomach(
@@ -140,7 +147,7 @@ def paint_retroperitoneum(
         radii = np.array((53, 27, 25)) * s
         canvas.ellipsoid(FAT, centre, radii + rng.uniform(4, 9), turn=turn, over=solid)
         canvas.ellipsoid(value[f"kidney_{word}"], centre, radii, turn=turn, over=(FAT,))
-        hilum = centre + (0, -9, -19 * side)
+        hilum = centre + np.array((0, -9, -19 * side))
         canvas.ellipsoid(FAT, hilum, (22, 10, 15), turn=turn, over=(value[f"kidney_{word}"],))
     over = (FAT, value["liver"], value["spleen"])
     gland = value["adrenal_gland_right"]
@@ -155,8 +162,14 @@ def paint_retroperitoneum(
     canvas.tube(
         FAT, shifted(((52, -72, -18, 15), neck, (84, -46, 62, 12)), m), over=(value["stomach"],), grow_mm=3
     )
-    body = ((32, -68, -20, 12 * s), (52, -72, -18, 16 * s), neck, (74, -76, 28, 12 * s), (86, -54, 56, 12 * s),
-            (96, -32, 80, 10 * s))  # fmt: skip
+    body = (
+        (32, -68, -20, 12 * s),
+        (52, -72, -18, 16 * s),
+        neck,
+        (74, -76, 28, 12 * s),
+        (86, -54, 56, 12 * s),
+        (96, -32, 80, 10 * s),
+    )
     canvas.tube(value["pancreas"], shifted(body, m), over=(FAT, value["duodenum"]), stretch=(1.25, 0.9, 1))
     gland = value["adrenal_gland_left"]
     m = jitter(rng, 3)
@@ -173,11 +186,22 @@ def paint_abdominal_vessels(
     def front(z: float, distance: float) -> float:
         return trunk.spine_y(z) - 35 - distance
 
-    aorta = [(z, front(z, d), x, r * wide) for z, d, x, r in
-             ((120, 8, 5, 11), (95, 9, 5, 10.5), (60, 10, 6, 10), (20, 10, 6, 9.5), (-22, 9, 4, 9))]  # fmt: skip
+    aorta = [
+        (z, front(z, d), x, r * wide)
+        for z, d, x, r in (
+            (120, 8, 5, 11),
+            (95, 9, 5, 10.5),
+            (60, 10, 6, 10),
+            (20, 10, 6, 9.5),
+            (-22, 9, 4, 9),
+        )
+    ]
     canvas.tube(value["aorta"], aorta)
-    canvas.tube(value["aorta"], ((84, front(84, 12), 4, 4), (70, front(70, 28), 2, 4), (20, front(20, 30), 4, 3.5)),
-                over=(FAT, MUSCLE))  # fmt: skip
+    canvas.tube(
+        value["aorta"],
+        ((84, front(84, 12), 4, 4), (70, front(70, 28), 2, 4), (20, front(20, 30), 4, 3.5)),
+        over=(FAT, MUSCLE),
+    )
     base = 0.5 * (diaphragm.right + diaphragm.left)
     flat = float(rng.uniform(0.75, 1.05))
     cava = [(-34, front(-34, 8), -16, 10), (0, front(0, 9), -20, 11), (50, front(50, 11), -23, 11.5),
@@ -211,8 +235,18 @@ def paint_bowel(
     sag = rng.uniform(-40, 36)  # how low the transverse colon hangs
     ascending = wobble(((-112, -62, -74, 22), (-86, -58, -88, 26), (-50, -40, -95, 23), (-15, -34, -98, 21),
                         (14, -42, -94, 20), (24, -66, -86, 19)), 4)  # fmt: skip
-    transverse = wobble(((18, -100, -74, 18), (sag + 4, -116, -44, 18), (sag, -120, -6, 18), (sag + 16, -118, 34, 17),
-                         (56, -98, 72, 17), (92, -56, 98, 17), (102, -26, 104, 17)), 4)  # fmt: skip
+    transverse = wobble(
+        (
+            (18, -100, -74, 18),
+            (sag + 4, -116, -44, 18),
+            (sag, -120, -6, 18),
+            (sag + 16, -118, 34, 17),
+            (56, -98, 72, 17),
+            (92, -56, 98, 17),
+            (102, -26, 104, 17),
+        ),
+        4,
+    )
     descending = wobble(((70, -12, 106, 15), (30, -10, 102, 14), (-15, -18, 100, 14), (-60, -34, 100, 14)), 4)
     sigmoid = wobble(((-96, -58, 92, 14), (-132, -66, 62, 15), (-148, -80, 22, 15), (-126, -62, -12, 15),
                       (-118, -30, 4, 15)), 9)  # fmt: skip

@@ -14,6 +14,8 @@ from training.phantoms.procedural_canvas import Canvas, spline
 from training.phantoms.procedural_trunk import Trunk
 from training.phantoms.tissues import DISC, FAT, MUSCLE, SKIN
 
+Control = tuple[float, float, float, float]  # z, y, x, radius
+
 # Level: z of the vertebra's middle, mm.
 VERTEBRAE = {
     "L5": -64, "L4": -32, "L3": 0, "L2": 34, "L1": 67, "T12": 98, "T11": 127, "T10": 155, "T9": 181,
@@ -51,8 +53,11 @@ def paint_spine(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None:
             canvas.tube(label, ((z + 2, canal, x + 13 * side, 5), (z + 2, canal + 4, x + reach * side, 3.5)))
             canvas.tube(label, ((z + half_height + 3, canal + 6, x + 15 * side, 5.5),
                                 (z - half_height + 1, canal + 8, x + 15 * side, 5.5)))  # fmt: skip
-        canvas.tube(label, ((z - 3, canal + 10, x, 4.5), (z - slope, canal + 32 * (0.5 + 0.5 * size), x, 4.5)),
-                    stretch=(1.7, 1, 0.8))  # fmt: skip
+        canvas.tube(
+            label,
+            ((z - 3, canal + 10, x, 4.5), (z - slope, canal + 32 * (0.5 + 0.5 * size), x, 4.5)),
+            stretch=(1.7, 1, 0.8),
+        )
     line = [
         (z, trunk.spine_y(z) + 14, trunk.spine_x(z), 6.2 if z > 70 else 6.8) for z in range(-105, 471, 23)
     ]
@@ -83,7 +88,7 @@ def paint_ribs(canvas: Canvas, trunk: Trunk, value: Mapping[str, int], rng: np.r
             level = VERTEBRAE[f"T{number}"] + 8
             y, x = trunk.spine_y(level), trunk.spine_x(level)
             radius = 4.6 if number < 11 else 4.0
-            curve = [(level, y - 3, x + 19 * side, 4), (level - 3, y + 14, x + 34 * side, 4)]
+            curve: list[Control] = [(level, y - 3, x + 19 * side, 4), (level - 3, y + 14, x + 34 * side, 4)]
             angles = np.linspace(58 if number > 1 else 40, stop, 9)
             for k, angle in enumerate(angles):
                 z = level - 6 - slope * fall * (k / 8) ** 1.15
@@ -103,12 +108,12 @@ def _cartilages(
     canvas: Canvas,
     trunk: Trunk,
     cartilage: int,
-    ends: Sequence[tuple[float, float, float, float]],
+    ends: Sequence[Control],
     side: int,
 ) -> None:
     """From the rib ends to the breastbone; ribs 8 to 10 join the cartilage above."""
     targets = {0: 296, 1: 280, 2: 258, 3: 240, 4: 222, 5: 205, 6: 190}
-    middle = ends[0]
+    middle = goal = ends[0]
     for index, end in enumerate(ends[:10]):
         if index in targets:
             z = targets[index]
@@ -147,14 +152,18 @@ def paint_shoulders(canvas: Canvas, value: Mapping[str, int], *, arms_up: bool) 
         )
         head = (glenoid[0] + 3, -26, (147 + out) * side)
         if arms_up:
-            shaft = (
+            shaft: tuple[Control, ...] = (
                 (head[0] + 16, -26, head[2] + 4 * side, 15),
                 (400, -28, 158 * side, 11),
                 (475, -24, 156 * side, 11),
             )
         else:
-            shaft = ((head[0] - 18, -28, head[2] + 6 * side, 16), (270, -28, 178 * side, 12), (150, -20, 196 * side, 11),
-                     (60, -30, 198 * side, 12))  # fmt: skip
+            shaft = (
+                (head[0] - 18, -28, head[2] + 6 * side, 16),
+                (270, -28, 178 * side, 12),
+                (150, -20, 196 * side, 11),
+                (60, -30, 198 * side, 12),
+            )
         arm = value[f"humerus_{word}"]
         canvas.ellipsoid(arm, head, (24, 22, 22), rough=0.03)
         canvas.tube(arm, shaft)
@@ -165,8 +174,16 @@ def paint_pelvis(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None
     for side, word in ((-1, "right"), (1, "left")):
         hip = value[f"hip_{word}"]
         socket = (-176.0, -18.0, 90.0 * side)
-        crest = spline(((-100, 52, 42 * side), (-66, 42, 66 * side), (-46, 8, 103 * side), (-54, -38, 122 * side),
-                        (-92, -74, 122 * side)), 10)  # fmt: skip
+        crest = spline(
+            (
+                (-100, 52, 42 * side),
+                (-66, 42, 66 * side),
+                (-46, 8, 103 * side),
+                (-54, -38, 122 * side),
+                (-92, -74, 122 * side),
+            ),
+            10,
+        )
         sweep = np.linspace(0, 1, len(crest))
         for share, point in zip(sweep, crest, strict=True):
             inward = 10 * np.sin(share * np.pi)  # the wing is a shallow bowl
@@ -182,8 +199,15 @@ def paint_pelvis(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None
         head = (-186.0, -24.0, 93.0 * side)
         canvas.ellipsoid(femur, head, (24, 24, 24), rough=0.02)
         canvas.tube(femur, ((*head, 17), (-206, -14, 122 * side, 15), (-216, -8, 134 * side, 17)))
-        canvas.tube(femur, ((-206, -4, 138 * side, 14), (-238, -10, 128 * side, 17), (-290, -18, 116 * side, 14),
-                            (-360, -20, 108 * side, 14)))  # fmt: skip
+        canvas.tube(
+            femur,
+            (
+                (-206, -4, 138 * side, 14),
+                (-238, -10, 128 * side, 17),
+                (-290, -18, 116 * side, 14),
+                (-360, -20, 108 * side, 14),
+            ),
+        )
     y = trunk.spine_y(-86)
     x = trunk.spine_x(-86)
     plate = ((-82, y - 12, x, 17), (-104, y + 4, x, 18), (-128, y + 26, x, 15), (-152, y + 42, x, 10),

@@ -101,8 +101,11 @@ def paint_heart(
     canvas.ellipsoid(value["atrial_appendage_left"], (base + 72, -78, 36), (12, 20, 12), over=free)
     for side in (-1, 1):
         for rise in (0, 22):
-            canvas.tube(value["pulmonary_vein"], ((base + 56 + rise * 0.4, -54, 26 * side, 7),
-                                                  (base + 50 + rise, -40, 58 * side, 5)), over=free)  # fmt: skip
+            canvas.tube(
+                value["pulmonary_vein"],
+                ((base + 56 + rise * 0.4, -54, 26 * side, 7), (base + 50 + rise, -40, 58 * side, 5)),
+                over=free,
+            )
 
 
 def paint_chest_vessels(

@@ -100,7 +100,8 @@ class Trunk:
     @staticmethod
     def row(z: FloatArray) -> npt.NDArray[np.int32]:
         """Index of the table row of each height."""
-        return np.clip(np.rint(z) - Z_LOW, 0, Z_HIGH - Z_LOW).astype(np.int32)
+        rows: npt.NDArray[np.int32] = np.clip(np.rint(z) - Z_LOW, 0, Z_HIGH - Z_LOW).astype(np.int32)
+        return rows
 
     def spine_y(self, z: float) -> float:
         """y of the middle of the vertebra at a height."""

@@ -221,26 +221,22 @@ class _Writer:
 
     def where(self, lesion: PlantedLesion) -> str:
         """A lesion's place within its organ in words."""
-        up, back, left = self.relative(lesion)
+        up, left = self.relative(lesion)
         level = "upper" if up > 0.66 else "lower" if up < 0.33 else "mid"
-        if lesion.organ == "liver":
-            return f"in the {'left' if left > 0.58 else 'right'} lobe of the liver"
-        if lesion.organ == "kidneys":
-            part = {"upper": "upper pole", "lower": "lower pole", "mid": "middle third"}[level]
-            return f"in the {part} of the {lesion.side} kidney"
-        if lesion.organ == "lung":
-            return f"in the {level} zone of the {lesion.side} lung"
-        if lesion.organ == "pancreas":
-            part = "head" if left < 0.33 else "tail" if left > 0.7 else "body"
-            return f"in the {part} of the pancreas"
-        if lesion.organ == "colon":
-            return f"in the {_colon_part(up, left)}"
-        if lesion.organ == "aorta":
-            return "of the aorta"
-        return f"in the {lesion.organ.replace('_', ' ')}"
+        pole = "middle third" if level == "mid" else f"{level} pole"
+        part = "head" if left < 0.33 else "tail" if left > 0.7 else "body"
+        places = {
+            "liver": f"in the {'left' if left > 0.58 else 'right'} lobe of the liver",
+            "kidneys": f"in the {pole} of the {lesion.side} kidney",
+            "lung": f"in the {level} zone of the {lesion.side} lung",
+            "pancreas": f"in the {part} of the pancreas",
+            "colon": f"in the {_colon_part(up, left)}",
+            "aorta": "of the aorta",
+        }
+        return places.get(lesion.organ, f"in the {lesion.organ.replace('_', ' ')}")
 
-    def relative(self, lesion: PlantedLesion) -> tuple[float, float, float]:
-        """Position of a lesion in the bounding box of its organ (of its own side): 0..1 per axis."""
+    def relative(self, lesion: PlantedLesion) -> tuple[float, float]:
+        """How far up and how far left in the bounding box of its organ (of its own side), 0..1."""
         label = next(o.label for o in organs() if o.name == lesion.organ)
         mask = self.phantom.organs == label
         if lesion.side:
@@ -249,13 +245,13 @@ class _Writer:
             half = columns >= middle if lesion.side == "left" else columns < middle
             mask = mask & half
         shares = []
-        for axis in range(3):
+        for axis in (0, 2):
             line = mask.any(dim=tuple(a for a in range(3) if a != axis)).nonzero()
             if len(line) == 0:
-                return 0.5, 0.5, 0.5
+                return 0.5, 0.5
             low, high = int(line[0]), int(line[-1])
             shares.append((lesion.centre[axis] - low) / max(1, high - low))
-        return shares[0], shares[1], shares[2]
+        return shares[0], shares[1]
 
 
 def _colon_part(up: float, left: float) -> str:

@@ -171,6 +171,8 @@ def _planted(phantom: Phantom, series: ExportedSeries, lesion: PlantedLesion) ->
 def write_nifti(labels: npt.NDArray[np.uint8], geometry: hd.VolumeGeometry, path: Path) -> None:
     """Write a label map as NIfTI: (columns, rows, slices) in RAS, as converters write a CT."""
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ geometry.affine  # LPS -> RAS
-    image = nib.Nifti1Image(labels.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]])
-    image.header.set_xyzt_units("mm")
+    image = nib.Nifti1Image(  # type: ignore[no-untyped-call]
+        labels.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]]
+    )
+    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     nib.save(image, path)
