@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     sheet = commands.add_parser(
         "sheet",
         help="write a PNG contact sheet of several phantoms",
-        description="One row per seed: four axial cuts (one with the largest lesion), two coronal, one sagittal.",
+        description="One row per seed: four axial cuts, one through the largest lesion, and three others.",
     )
     sheet.add_argument("--seeds", required=True, metavar="A..B", help="range 0..11 or list 1,5,9")
     sheet.add_argument("--out", type=Path, required=True, metavar="PNG")
@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
 def run_study(arguments: argparse.Namespace, console: Console) -> None:
     """The command ``study``."""
     wanted = [lesion_argument(text) for text in arguments.lesion or []] or None
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {name: bar.add_task(name, total=1.0) for name in ("phantom", "images", "truth")}
         study = write_study(
             arguments.seed,
@@ -125,7 +125,7 @@ def run_sheet(arguments: argparse.Namespace, console: Console) -> None:
     """The command ``sheet``."""
     seeds = seeds_argument(arguments.seeds)
     phantoms: list[tuple[str, Phantom]] = []
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for seed in bar.track(seeds, description="phantoms"):
             phantom = make_phantom(seed, spacing_mm=arguments.spacing)
             names = ", ".join(dict.fromkeys(p.abnormality for p in phantom.planted)) or "healthy"

@@ -287,7 +287,6 @@ def _add_acquisition(ds: Dataset, geometry: hd.VolumeGeometry, settings: SeriesS
     ds.ConvolutionKernel = settings.kernel
     ds.PatientPosition = "HFS"
     ds.BodyPartExamined = "CHESTABDPELVIS"
-    ds.Laterality = ""
 
 
 def _image(

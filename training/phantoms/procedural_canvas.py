@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from core_model.anatomy import structures
-from training.phantoms.tissues import AIR, N_TISSUES
+from training.phantoms.tissues import AIR, N_TISSUES, SKIN, TABLE
 
 FloatArray = npt.NDArray[np.float32]
 Point = tuple[float, float, float]
@@ -150,10 +150,10 @@ class Canvas:
         inside: npt.NDArray[np.bool_],
         over: Iterable[int] | None = None,
     ) -> None:
-        """Set the voxels of a box where `inside`, only over the tissues `over`; None: all but air."""
+        """Set the voxels of a box where `inside`, only over `over`; None: all but air, skin, table."""
         target = self.labels[where]
         if over is None:
-            inside = inside & (target != AIR)
+            inside = inside & (target != AIR) & (target != SKIN) & (target != TABLE)
         else:
             table = np.zeros(N_TISSUES, dtype=bool)
             table[list(over)] = True
