@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from training.phantoms.__main__ import lesion_argument, main, seeds_argument
 from training.phantoms.contact_sheet import write_sheet
@@ -213,8 +214,6 @@ def test_arguments_teach() -> None:
 
 
 def test_contact_sheet_outlines_lesions(tmp_path: Path) -> None:
-    from PIL import Image
-
     phantom = make_phantom(6, lesions=(("liver_tumour", 40.0),), spacing_mm=6.0)
     write_sheet([("seed 6", phantom)], tmp_path / "sheet.png", zoom=1)
     picture = np.asarray(Image.open(tmp_path / "sheet.png"))
