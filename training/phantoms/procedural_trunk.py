@@ -47,7 +47,7 @@ class Build:
     Attributes
     ----------
     fat_front, fat_side, fat_back: thickness of the subcutaneous fat, mm.
-    marbling: how much fat lies between the muscles of the wall, 0 to 0.4.
+    marbling: how much fat lies between the muscles of the wall, 0 to 0.16.
     arms_up: whether the arms lie beside the head.
     male: whether there is a prostate.
     table: whether the patient table is in the image.
