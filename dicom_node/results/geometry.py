@@ -100,9 +100,7 @@ def on_source_slices(mask: hd.Volume, headers: Sequence[Dataset]) -> npt.NDArray
     return np.ascontiguousarray(array[picked], dtype=np.uint8)
 
 
-def _plane_index(
-    mask: hd.Volume, header: Dataset, planes_shape: tuple[int, ...], slice_axis: int
-) -> int:
+def _plane_index(mask: hd.Volume, header: Dataset, planes_shape: tuple[int, ...], slice_axis: int) -> int:
     """Index along the mask's slice axis on which a source lies, after checking all four corners."""
     rows, columns = int(header.Rows), int(header.Columns)
     corners = np.array(

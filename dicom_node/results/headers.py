@@ -97,6 +97,19 @@ def _clean(source: Dataset, index: int) -> Dataset:
     """One clean header; `index` is only for the error message."""
     header = Dataset()
     _copy_uids(source, header, index)
+    _copy_text(source, header)
+    _copy_codes(source, header)
+    header.PatientBirthDate = _date(source, "PatientBirthDate")
+    header.StudyDate = _date(source, "StudyDate")
+    header.StudyTime = _time(source, "StudyTime")
+    header.Modality = "CT"
+    _copy_geometry(source, header, index)
+    if not all(str(element.value).isascii() for element in header):
+        header.SpecificCharacterSet = "ISO_IR 192"
+    return header
+
+
+def _copy_text(source: Dataset, header: Dataset) -> None:
     for keyword in _IDENTITY:
         if value := _texts(source, keyword):
             setattr(header, keyword, value if len(value) > 1 else value[0])
@@ -105,31 +118,25 @@ def _clean(source: Dataset, index: int) -> Dataset:
     for keyword, limit in _TEXTS.items():
         if value := _texts(source, keyword):
             setattr(header, keyword, value[0][:limit].strip())
-    for keyword, allowed in _CODE_STRINGS.items():
-        value = [text.strip().upper() for text in _texts(source, keyword)]
-        if len(value) == 1 and value[0] in allowed:
-            setattr(header, keyword, value[0])
-    if header.get("PatientIdentityRemoved") != "YES" or "DeidentificationMethod" not in header:
-        # PS3.3 C.7.1.1: YES asks for a method; without one neither can be stated.
-        for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
-            if keyword in header:
-                delattr(header, keyword)
     for keyword in _REQUIRED:
         if keyword not in header:
             setattr(header, keyword, "")
+
+
+def _copy_codes(source: Dataset, header: Dataset) -> None:
+    for keyword, allowed in _CODE_STRINGS.items():
+        value = [text.upper() for text in _texts(source, keyword)]
+        if len(value) == 1 and value[0] in allowed:
+            setattr(header, keyword, value[0])
     if "PatientSex" not in header:
         header.PatientSex = ""
-    header.PatientBirthDate = _date(source, "PatientBirthDate")
-    header.StudyDate = _date(source, "StudyDate")
-    header.StudyTime = _time(source, "StudyTime")
     age = "".join(_texts(source, "PatientAge")[:1])
     if _AGE.fullmatch(age):
         header.PatientAge = age
-    header.Modality = "CT"
-    _copy_geometry(source, header, index)
-    if not all(element.value is None or str(element.value).isascii() for element in header):
-        header.SpecificCharacterSet = "ISO_IR 192"
-    return header
+    if header.get("PatientIdentityRemoved") != "YES" or "DeidentificationMethod" not in header:
+        # PS3.3 C.7.1.1: YES asks for a method; without one neither can be stated.
+        for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
+            header.pop(keyword, None)
 
 
 def _copy_uids(source: Dataset, header: Dataset, index: int) -> None:

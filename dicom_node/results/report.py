@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import highdicom as hd
 from highdicom import sr
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
@@ -29,6 +30,7 @@ from dicom_node.results.identifiers import (
 )
 from dicom_node.results.segmentation import lesion_name
 
+_Group = sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
 REPORT_SERIES_NUMBER = 9003
 NOT_IN_VIEW = "Not assessed: the organ was not found in the field of view."
 BETWEEN_THRESHOLDS = "Not decided: the score lies between the thresholds for absent and present."
@@ -66,7 +68,9 @@ def findings_report(
     maker = equipment or Equipment()
     headers = clean_headers(sources)
     algorithm = report_algorithm(reading.model, maker)
-    groups: list[sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations]
+    groups: list[
+        sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+    ]
     groups = [_finding_group(finding, headers, key, algorithm) for finding in reading.findings]
     if lesion_seg is not None:
         groups += [_lesion_group(lesion, lesion_seg, headers, key, algorithm) for lesion in reading.lesions]
@@ -104,7 +108,7 @@ def _observer(equipment: Equipment) -> sr.ObservationContext:
     """The node as device observer (TID 1004); its UID stays the same per installation."""
     return sr.ObservationContext(
         observer_device_context=sr.ObserverContext(
-            codes.DEVICE,
+            CodedConcept.from_code(codes.DEVICE),
             sr.DeviceObserverIdentifyingAttributes(
                 uid=derived_uid("device", equipment.manufacturer, equipment.device_serial),
                 name=equipment.model_name,

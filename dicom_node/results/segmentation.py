@@ -7,6 +7,7 @@ frames lie pixel on pixel on the source slices.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
@@ -24,8 +25,19 @@ from dicom_node.results.geometry import on_source_slices
 from dicom_node.results.headers import clean_headers
 from dicom_node.results.identifiers import lesion_tracking_uid, result_uid
 
-# Series numbers far above a scanner's own (our choice).
-LESION_SERIES_NUMBER, ORGAN_SERIES_NUMBER = 9001, 9002
+
+@dataclass(frozen=True)
+class _Kind:
+    """What distinguishes the two objects: role in the result key, and what the series is called."""
+
+    role: str
+    series_number: int  # far above a scanner's own (our choice)
+    series_description: str
+    content_label: str
+
+
+_LESIONS = _Kind("lesion-seg", 9001, "Sightline lesions", "LESIONS")
+_ORGANS = _Kind("organ-seg", 9002, "Sightline organs", "ORGANS")
 
 
 def lesion_segmentation(
@@ -61,17 +73,15 @@ def lesion_segmentation(
     maker = equipment or Equipment()
     headers = clean_headers(sources)
     planes = on_source_slices(reading.lesion_mask, headers)
-    found = np.bincount(planes.ravel(), minlength=len(labels) + 1)
+    found = np.bincount(planes[planes > 0], minlength=len(labels) + 1)
     if len(found) > len(labels) + 1 or not found[1:].all():
         raise ValueError(
-            f"lesion_mask holds labels {np.flatnonzero(found)[1:].tolist()}, lesions are {labels}; "
+            f"lesion_mask holds labels {np.flatnonzero(found).tolist()}, lesions are {labels}; "
             "every lesion needs voxels and every label a lesion"
         )
     algorithm = segment_algorithm(reading.model, maker)
     segments = [_lesion_segment(lesion, key, algorithm) for lesion in reading.lesions]
-    return _segmentation(
-        planes, headers, segments, key, "lesion-seg", LESION_SERIES_NUMBER, "Sightline lesions", "LESIONS", maker
-    )
+    return _segmentation(planes, headers, segments, _LESIONS, key=key, equipment=maker)
 
 
 def organ_segmentation(
@@ -112,9 +122,7 @@ def organ_segmentation(
         )
         for organ in organs()
     ]
-    return _segmentation(
-        planes, headers, segments, key, "organ-seg", ORGAN_SERIES_NUMBER, "Sightline organs", "ORGANS", maker
-    )
+    return _segmentation(planes, headers, segments, _ORGANS, key=key, equipment=maker)
 
 
 def lesion_name(lesion: Lesion) -> str:
@@ -143,11 +151,9 @@ def _segmentation(
     planes: npt.NDArray[np.uint8],
     headers: list[Dataset],
     segments: list[hd.seg.SegmentDescription],
+    kind: _Kind,
+    *,
     key: str,
-    role: str,
-    series_number: int,
-    description: str,
-    label: str,
     equipment: Equipment,
 ) -> hd.seg.Segmentation:
     """One SEG object; `planes` (N, Rows, Columns) holds segment numbers."""
@@ -156,23 +162,23 @@ def _segmentation(
         pixel_array=planes,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
-        series_instance_uid=result_uid(key, f"{role}-series"),
-        series_number=series_number,
-        sop_instance_uid=result_uid(key, role),
+        series_instance_uid=result_uid(key, f"{kind.role}-series"),
+        series_number=kind.series_number,
+        sop_instance_uid=result_uid(key, kind.role),
         instance_number=1,
         manufacturer=equipment.manufacturer,
         manufacturer_model_name=equipment.model_name,
         software_versions=equipment.software_version,
         device_serial_number=equipment.device_serial,
-        content_label=label,
+        content_label=kind.content_label,
         content_description=NOT_FOR_DIAGNOSIS,
         content_creator_name=f"{equipment.manufacturer}^",  # the caret: one name, not a family
         content_qualification=hd.ContentQualificationValues.RESEARCH,
-        series_description=description,
+        series_description=kind.series_description,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     # highdicom draws this UID at random; a retry has to give the same object.
-    organization = result_uid(key, f"{role}-dimensions")
+    organization = result_uid(key, f"{kind.role}-dimensions")
     segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for item in segmentation.DimensionIndexSequence:
         item.DimensionOrganizationUID = organization

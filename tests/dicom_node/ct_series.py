@@ -29,9 +29,7 @@ def orientation(geometry: Geometry) -> tuple[npt.NDArray[np.float64], npt.NDArra
         tilt = np.array(
             [[1, 0, 0], [0, np.cos(_ANGLE), -np.sin(_ANGLE)], [0, np.sin(_ANGLE), np.cos(_ANGLE)]]
         )
-        turn = np.array(
-            [[np.cos(0.2), -np.sin(0.2), 0], [np.sin(0.2), np.cos(0.2), 0], [0, 0, 1]]
-        )
+        turn = np.array([[np.cos(0.2), -np.sin(0.2), 0], [np.sin(0.2), np.cos(0.2), 0], [0, 0, 1]])
         matrix = turn @ tilt
         return matrix[:, 0], matrix[:, 1]
     return np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
@@ -58,9 +56,7 @@ def ct_series(
         dataset = _header(shape, patient_name, character_set, uid_root, number)
         position = np.array([-31.25, -28.5, 112.0]) + normal * spacing[0] * k
         dataset.ImagePositionPatient = [f"{value:.10g}" for value in position]
-        dataset.ImageOrientationPatient = [
-            f"{value:.12g}" for value in (*row_direction, *column_direction)
-        ]
+        dataset.ImageOrientationPatient = [f"{value:.12g}" for value in (*row_direction, *column_direction)]
         dataset.PixelSpacing = [f"{spacing[1]:g}", f"{spacing[2]:g}"]
         dataset.SliceThickness = f"{spacing[0]:g}"
         dataset.PixelData = (_pixels(shape, k) + 1024).astype("<u2").tobytes()

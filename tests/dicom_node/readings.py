@@ -49,9 +49,7 @@ def ellipsoid(
     return np.asarray(distance <= 1)
 
 
-def make_reading(
-    volume: hd.Volume, slices: list[Dataset] | None = None, *, lesions: bool = True
-) -> Reading:
+def make_reading(volume: hd.Volume, slices: list[Dataset] | None = None, *, lesions: bool = True) -> Reading:
     """A reading of `volume` with four organs, and two lesions if `lesions`.
 
     Findings: liver tumour and renal tumour present (or absent), pancreas not in view and so
@@ -66,7 +64,7 @@ def make_reading(
     for label, (name, kind, centre, half_axes, probability) in enumerate(LESIONS if lesions else (), 1):
         inside = ellipsoid(shape, centre, half_axes)
         lesion_mask[inside] = label
-        found.append(_lesion(volume, inside, label, name, kind, probability))
+        found.append(_lesion(volume, inside, label, (name, kind, probability)))
     return Reading(
         organs=tuple(_organ(volume, organ_mask, entry.name, entry.label) for entry in organs()),
         findings=tuple(_finding(entry.organ, entry.name, volume, found) for entry in abnormalities()),
@@ -90,8 +88,9 @@ def _centroid(volume: hd.Volume, inside: npt.NDArray[np.bool_]) -> tuple[float, 
 
 
 def _lesion(
-    volume: hd.Volume, inside: npt.NDArray[np.bool_], label: int, name: str, kind: str, probability: float
+    volume: hd.Volume, inside: npt.NDArray[np.bool_], label: int, what: tuple[str, str, float]
 ) -> Lesion:
+    name, kind, probability = what
     return Lesion(
         label=label,
         organ=name,
