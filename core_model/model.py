@@ -16,7 +16,7 @@ from torch import nn
 
 from core_model.anatomy import organs
 from core_model.grounding import OrganPooling
-from core_model.image_encoder import ImageEncoder
+from core_model.image_encoder import ImageEncoder, upsampling
 from core_model.text_encoder import TextEncoder
 
 
@@ -36,9 +36,9 @@ class ModelConfig:
 
     spacing_mm: float = 4.0
     window: tuple[int, int, int] = (64, 64, 96)
-    channels: tuple[int, ...] = (24, 48, 96, 160, 224)
+    channels: tuple[int, ...] = (24, 48, 96, 160, 208)
     width: int = 64
-    dense_width: int = 48
+    dense_width: int = 32
     text: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,8 +108,12 @@ class SightlineModel(nn.Module):
         n_organs = len(organs())
         self.image = ImageEncoder(config.channels, n_organs)
         self.text = TextEncoder(config.text, tokenizer)
-        self.to_grid = nn.Conv3d(self.image.half_channels, config.width, 1)
-        self.to_dense = nn.Conv3d(self.image.dense_channels, config.dense_width, 1)
+        fine, half, quarter = self.image.channels
+        # Projected before upsampling: wide features at full resolution cost more than the network.
+        self.fine_to_dense = nn.Conv3d(fine, config.dense_width, 1)
+        self.half_to_dense = upsampling(half, config.dense_width)
+        self.half_to_grid = nn.Conv3d(half, config.width, 1)
+        self.quarter_to_grid = upsampling(quarter, config.width)
         self.organ_pooling = OrganPooling(config.width, n_organs)
         hidden = 2 * self.text.width
         self.text_to_joint = nn.Sequential(
@@ -132,8 +136,8 @@ class SightlineModel(nn.Module):
         features = self.image(x)
         return Encoded(
             organ_logits=features.organ_logits,
-            dense=self.to_dense(features.dense),
-            grid=self.to_grid(features.half),
+            dense=self.fine_to_dense(features.fine) + self.half_to_dense(features.half),
+            grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
 
     def encode_text(self, texts: Sequence[str]) -> EncodedText:

@@ -19,20 +19,22 @@ def organ_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     logits: (B, 1 + O, D, H, W).
-    target: (B, D, H, W) int64 with `IGNORE` where unknown.
+    target: (B, D, H, W) uint8 with `IGNORE` where unknown.
     """
-    logits = logits.float()
-    entropy = F.cross_entropy(logits, target, ignore_index=IGNORE)
-    known = (target != IGNORE)[:, None]
-    probability = logits.softmax(1) * known  # (B, 1 + O, D, H, W)
-    labels = target.clamp_max(logits.shape[1] - 1) * known[:, 0]
-    dims = (0, 2, 3, 4)
-    inside = torch.zeros_like(probability).scatter_(1, labels[:, None], 1.0) * known
-    overlap = (probability * inside).sum(dims)
-    total = probability.sum(dims) + inside.sum(dims)
-    present = inside.sum(dims) > 20
+    n = logits.shape[1]
+    known = (target != IGNORE)[:, None]  # (B, 1, D, H, W)
+    labels = torch.where(known, target[:, None].long(), 0)
+    # Gather and scatter instead of a one-hot target: 37 channels of it would cost more than the network.
+    log_probability = logits.float().log_softmax(1)
+    own = log_probability.gather(1, labels) * known  # (B, 1, D, H, W)
+    entropy = -own.sum() / known.sum().clamp_min(1)
+    total = (log_probability.exp() * known).sum((0, 2, 3, 4))  # (1 + O,)
+    flat = labels[known]
+    overlap = torch.zeros_like(total).index_add(0, flat, own.exp()[known])
+    count = torch.bincount(flat, minlength=n).to(total)
+    present = count > 20
     present[0] = False
-    dice = (2 * overlap + 1) / (total + 1)
+    dice = (2 * overlap + 1) / (total + count + 1)
     return entropy + 1 - dice[present].mean() if bool(present.any()) else entropy
 
 

@@ -76,18 +76,14 @@ def objective(
     present = model.project_text(_draw(bank.present, rng))
     absent = model.project_text(_draw(bank.absent, rng))
     names = model.project_text(_draw(bank.organ, rng))
-    n_organs = len(organs())
-    one_hot = F.one_hot(
-        torch.where(batch.organs == IGNORE, 0, batch.organs), n_organs + 1
-    )[..., 1:].permute(0, 4, 1, 2, 3)  # (B, O, D, H, W)
-    in_view = one_hot.flatten(2).sum(-1) >= MIN_ORGAN_VOXELS  # (B, O)
-    shares = F.avg_pool3d(one_hot.float(), 2)  # (B, O, d, h, w)
+    shares = organ_shares(batch.organs)  # (B, O, d, h, w)
+    in_view = shares.flatten(2).sum(-1) * 8 >= MIN_ORGAN_VOXELS  # (B, O)
     pooled = model.organ_pooling(encoded.grid.float(), shares)  # (B, O, E)
     losses = {
         "organs": organ_loss(encoded.organ_logits, batch.organs),
         "organ_text": organ_text_loss(pooled, names.embedding, in_view, model.organ_scale),
     }
-    losses |= _abnormality_losses(model, encoded, batch, one_hot, pooled, present, absent, chosen)
+    losses |= _abnormality_losses(model, encoded, batch, shares, pooled, present, absent, chosen)
     losses["localization"] = _localization(model, encoded, batch, shares, in_view, present, names, rng)
     losses["report"] = _report(model, encoded, batch, present, absent)
     return losses
@@ -99,33 +95,57 @@ def _choose(findings: torch.Tensor, n: int, rng: np.random.Generator) -> torch.T
     return score.topk(min(n, findings.shape[1])).indices
 
 
-def _targets(batch: Sample, one_hot: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def organ_shares(labels: torch.Tensor) -> torch.Tensor:
+    """Share of each half-resolution cell that is each organ.
+
+    Parameters
+    ----------
+    labels: (B, D, H, W) uint8 with `IGNORE`; even sides.
+
+    Returns
+    -------
+    (B, O, D/2, H/2, W/2) float32.
+    """
+    index = torch.where(labels == IGNORE, 0, labels).long()[:, None]
+    b, _, d, h, w = index.shape
+    shares = torch.zeros(b, len(organs()) + 1, d // 2, h // 2, w // 2)
+    eighth = torch.full((b, 1, d // 2, h // 2, w // 2), 0.125)
+    for z in (0, 1):
+        for y in (0, 1):
+            for x in (0, 1):
+                shares.scatter_add_(1, index[:, :, z::2, y::2, x::2], eighth)
+    return shares[:, 1:]
+
+
+def _targets(batch: Sample, shares: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Lesion masks and organ regions of the chosen abnormalities, both (B, T, D, H, W) bool."""
     label = {o.name: o.label for o in organs()}
-    targets, regions = [], []
-    for index in chosen.tolist():
-        entry = abnormalities()[index]
-        organ = one_hot[:, label[entry.organ] - 1]
-        grown = F.max_pool3d(organ[:, None].float(), 5, 1, 2)[:, 0] > 0.5
+    entries = [abnormalities()[i] for i in chosen.tolist()]
+    organ = shares[:, [label[e.organ] - 1 for e in entries]]  # (B, T, d, h, w)
+    grown = F.max_pool3d(organ, 3, 1, 1) > 0  # 8 mm round the organ
+    region = F.interpolate(grown.float(), scale_factor=2.0, mode="nearest") > 0
+    targets = []
+    for index, entry in zip(chosen.tolist(), entries, strict=True):
         here = batch.lesions == index + 1
         if entry.name in DIFFUSE:
-            here = (organ > 0) & (batch.findings[:, index] == 1)[:, None, None, None]
+            positive = (batch.findings[:, index] == 1)[:, None, None, None]
+            here = (batch.organs == label[entry.organ]) & positive
         targets.append(here)
-        regions.append(grown | here)
-    return torch.stack(targets, 1), torch.stack(regions, 1)
+    target = torch.stack(targets, 1)
+    return target, region | target
 
 
 def _abnormality_losses(
     model: SightlineModel,
     encoded: Encoded,
     batch: Sample,
-    one_hot: torch.Tensor,
+    shares: torch.Tensor,
     pooled: torch.Tensor,
     present: EncodedText,
     absent: EncodedText,
     chosen: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    target, region = _targets(batch, one_hot, chosen)
+    target, region = _targets(batch, shares, chosen)
     logits = text_masks(encoded.dense, present.mask_weight[chosen], present.mask_bias[chosen])
     label = {o.name: o.label for o in organs()}
     organ_of = torch.tensor([label[abnormalities()[i].organ] - 1 for i in chosen.tolist()])

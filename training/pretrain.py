@@ -231,7 +231,7 @@ class Run:
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 if value.requires_grad:
                     mean.lerp_(value, 1 - decay)
-        return {name: float(value) for name, value in losses.items()}
+        return {name: float(value.detach()) for name, value in losses.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

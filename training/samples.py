@@ -35,8 +35,8 @@ class Sample:
     Attributes
     ----------
     hu: (1, D, H, W) float32.
-    organs: (D, H, W) int64 reading organ labels, `IGNORE` where unknown.
-    lesions: (D, H, W) int64, 1 + index of the abnormality in the dictionary, 0 where none.
+    organs: (D, H, W) uint8 reading organ labels, `IGNORE` where unknown.
+    lesions: (D, H, W) uint8, 1 + index of the abnormality in the dictionary, 0 where none.
     findings: (A,) float32: 1 present, 0 absent, -1 unknown (organ not in view, or a mere rim).
     """
 
@@ -74,11 +74,11 @@ def crop(
         )[0, 0]
 
     hu = pull(phantom.hu + 1024, "bilinear") - 1024
-    organ_labels = pull(phantom.organs, "nearest").long()
+    organ_labels = pull(phantom.organs, "nearest").byte()
     hu = _acquire(hu, rng)
     values = pull(phantom.lesions, "nearest").long()
     names = [a.name for a in abnormalities()]
-    index = torch.zeros(256, dtype=torch.int64)
+    index = torch.zeros(256, dtype=torch.uint8)
     for lesion in phantom.planted:
         index[lesion.mask_value] = 1 + names.index(lesion.abnormality)
     index[0] = 0
