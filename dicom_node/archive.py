@@ -93,6 +93,7 @@ class Archive:
         """
         root = config.archive.absolute()
         try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)  # patients' images: for this user only
             for n in range(256):
                 (root / "instances" / f"{n:02x}").mkdir(parents=True, exist_ok=True)
             (root / "results").mkdir(exist_ok=True)
