@@ -86,6 +86,7 @@ class Generation(Base):
 
     `state` goes ``complete`` -> ``queued`` -> ``read``, or ends in ``refused`` (no series can be
     read), ``unchanged`` (this very input was read before) or ``failed``; `reason` says why.
+    `sop_instance_uids` are the slices of the chosen series in slice order.
     """
 
     __tablename__ = "generation"
@@ -98,6 +99,7 @@ class Generation(Base):
     state: Mapped[str] = mapped_column(sa.String(16), index=True)
     reason: Mapped[str | None] = mapped_column(sa.Text)
     series_instance_uid: Mapped[str | None] = mapped_column(UID)
+    sop_instance_uids: Mapped[list[str] | None] = mapped_column(sa.JSON)
     reading_key: Mapped[str | None] = mapped_column(sa.String(64), index=True)
     __table_args__ = (sa.UniqueConstraint("study_instance_uid", "number"),)
 
