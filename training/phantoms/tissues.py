@@ -21,7 +21,12 @@ MUSCLE = 121
 SKIN = 122
 PLEURAL_FLUID = 123
 TABLE = 124
-N_TISSUES = 125
+OTHER_BONE = 125
+OTHER_VESSEL = 126
+DISC = 127
+UNCERTAIN_BOWEL = 128  # one label for two organs in the source map: painted, but no truth
+N_TISSUES = 129
+IGNORE = 255  # reading label of voxels whose organ is not known
 
 
 def tissue(name: str) -> int:
@@ -41,13 +46,14 @@ def tissue(name: str) -> int:
 
 
 def reading_lookup() -> torch.Tensor:
-    """(N_TISSUES,) int64: tissue value -> reading organ label, 0 where none."""
+    """(N_TISSUES,) int64: tissue value -> reading organ label, 0 where none, IGNORE where unknown."""
     table = torch.zeros(N_TISSUES, dtype=torch.int64)
     for value, label in v2_to_reading().items():
         table[value] = label
     by_name = {o.name: o.label for o in organs()}
     table[PULMONARY_ARTERY] = by_name["pulmonary_artery"]
     table[FACE] = by_name["face"]
+    table[UNCERTAIN_BOWEL] = IGNORE
     return table  # (N_TISSUES,)
 
 

@@ -1,0 +1,170 @@
+"""The model: image encoder, text tower and grounding put together.
+
+Only the network. Volumes go in and come out through `core_model.reader`; losses live in
+`training.losses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from core_model.anatomy import organs
+from core_model.grounding import OrganPooling
+from core_model.image_encoder import ImageEncoder, upsampling
+from core_model.text_encoder import TextEncoder
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that is needed to build the network before its tensors are loaded.
+
+    Attributes
+    ----------
+    spacing_mm: isotropic voxel size that the network reads.
+    window: (D, H, W) voxels of a training crop and of the reader's sliding window.
+    channels: widths of the image encoder, finest first.
+    width: E, size of the joint image-text space.
+    dense_width: C, size of the space in which text-conditioned masks are made.
+    text: keyword arguments of `transformers.BertConfig`.
+    """
+
+    spacing_mm: float = 4.0
+    window: tuple[int, int, int] = (64, 64, 96)
+    channels: tuple[int, ...] = (24, 48, 96, 160, 208)
+    width: int = 64
+    dense_width: int = 32
+    text: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """From JSON.
+
+        Raises
+        ------
+        ValueError: if a key is not known; the message names it.
+        """
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(
+                f"model config has unknown key {sorted(unknown)[0]!r}; it was written by another version"
+            )
+        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**lists)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A window's features in the joint spaces.
+
+    Attributes
+    ----------
+    organ_logits: (B, 1 + O, D, H, W).
+    dense: (B, C, D, H, W), for text-conditioned masks.
+    grid: (B, E, D/2, H/2, W/2), for grounding and localization.
+    """
+
+    organ_logits: torch.Tensor
+    dense: torch.Tensor
+    grid: torch.Tensor
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Texts in the joint spaces.
+
+    Attributes
+    ----------
+    embedding: (T, E) unit length.
+    mask_weight: (T, C), mask_bias: (T,): the classifier that finds the text's voxels.
+    """
+
+    embedding: torch.Tensor
+    mask_weight: torch.Tensor
+    mask_bias: torch.Tensor
+
+
+class SightlineModel(nn.Module):
+    """Image and text in one space, organ masks and text-conditioned masks.
+
+    Parameters
+    ----------
+    config: sizes; `config.text` describes the text tower.
+    tokenizer: content of the text tower's ``tokenizer.json``.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: str) -> None:
+        super().__init__()
+        self.config = config
+        n_organs = len(organs())
+        self.image = ImageEncoder(config.channels, n_organs)
+        self.text = TextEncoder(config.text, tokenizer)
+        fine, half, quarter = self.image.channels
+        # Projected before upsampling: wide features at full resolution cost more than the network.
+        self.fine_to_dense = nn.Conv3d(fine, config.dense_width, 1)
+        self.half_to_dense = upsampling(half, config.dense_width)
+        self.half_to_grid = nn.Conv3d(half, config.width, 1)
+        self.quarter_to_grid = upsampling(quarter, config.width)
+        self.organ_pooling = OrganPooling(config.width, n_organs)
+        hidden = 2 * self.text.width
+        self.text_to_joint = nn.Sequential(
+            nn.Linear(self.text.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
+        )
+        self.text_to_mask = nn.Sequential(
+            nn.Linear(self.text.width, hidden), nn.GELU(), nn.Linear(hidden, config.dense_width + 1)
+        )
+        # Cosines are small numbers: learnable scales, as in CLIP and SigLIP.
+        self.cell_scale = nn.Parameter(torch.tensor(10.0))
+        self.prompt_scale = nn.Parameter(torch.tensor(5.0))
+        self.organ_scale = nn.Parameter(torch.tensor(10.0))
+        self.global_scale = nn.Parameter(torch.tensor(10.0))
+        self.global_bias = nn.Parameter(torch.tensor(-1.0))
+        # How prompt evidence and mask evidence add up to a finding's logit; our choice.
+        self.evidence = nn.Parameter(torch.tensor([1.0, 0.5, 0.0]))
+
+    def encode_image(self, x: torch.Tensor) -> Encoded:
+        """(B, 2, D, H, W) windowed CT -> `Encoded`."""
+        features = self.image(x)
+        return Encoded(
+            organ_logits=features.organ_logits,
+            dense=self.fine_to_dense(features.fine) + self.half_to_dense(features.half),
+            grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
+        )
+
+    def encode_text(self, texts: Sequence[str]) -> EncodedText:
+        """Texts -> `EncodedText`."""
+        return self.project_text(self.text(texts))
+
+    def project_text(self, sentence: torch.Tensor) -> EncodedText:
+        """(T, width of the tower) sentence embeddings -> `EncodedText`; lets callers cache the tower."""
+        joint = F.normalize(self.text_to_joint(sentence), dim=-1)  # (T, E)
+        mask = self.text_to_mask(sentence)  # (T, C + 1)
+        # The bias starts low: most voxels carry no lesion.
+        return EncodedText(joint, mask[:, :-1], mask[:, -1] - 4.0)
+
+    def finding_logits(
+        self, organ: torch.Tensor, present: torch.Tensor, absent: torch.Tensor, mask_logit: torch.Tensor
+    ) -> torch.Tensor:
+        """Logit that an abnormality is present.
+
+        Parameters
+        ----------
+        organ: (B, A, E) embedding of the organ of each abnormality.
+        present, absent: (A, E) text embeddings for and against (RadFinder's prompt supervision).
+        mask_logit: (B, A) `grounding.top_logit` of its text-conditioned mask.
+
+        Returns
+        -------
+        (B, A) logits.
+        """
+        prompt = torch.einsum("bae,ae->ba", organ, present - absent) * self.prompt_scale
+        return self.evidence[0] * prompt + self.evidence[1] * mask_logit + self.evidence[2]

@@ -1,0 +1,115 @@
+"""The losses of grounded pretraining, each a pure function on tensors.
+
+Organ masks (Dice and cross entropy), text-conditioned masks, prompt-based disease supervision
+(RadFinder), organ-text alignment (CT-GLIP), localization in the scan (RadFinder's Gaussian
+target, here over all grid cells; our choice) and report-volume alignment (SigLIP).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from training.phantoms.tissues import IGNORE
+
+
+def organ_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Cross entropy plus one minus mean soft Dice over the organs present.
+
+    Parameters
+    ----------
+    logits: (B, 1 + O, D, H, W).
+    target: (B, D, H, W) uint8 with `IGNORE` where unknown.
+    """
+    n = logits.shape[1]
+    known = (target != IGNORE)[:, None]  # (B, 1, D, H, W)
+    labels = torch.where(known, target[:, None].long(), 0)
+    # Gather and scatter instead of a one-hot target: 37 channels of it would cost more than the network.
+    log_probability = logits.float().log_softmax(1)
+    own = log_probability.gather(1, labels) * known  # (B, 1, D, H, W)
+    entropy = -own.sum() / known.sum().clamp_min(1)
+    total = (log_probability.exp() * known).sum((0, 2, 3, 4))  # (1 + O,)
+    flat = labels[known]
+    overlap = torch.zeros_like(total).index_add(0, flat, own.exp()[known])
+    count = torch.bincount(flat, minlength=n).to(total)
+    present = count > 20
+    present[0] = False
+    dice = (2 * overlap + 1) / (total + count + 1)
+    return entropy + 1 - dice[present].mean() if bool(present.any()) else entropy
+
+
+def mask_loss(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """Text-conditioned masks: cross entropy (weighted towards the organ) and Dice where present.
+
+    Parameters
+    ----------
+    logits: (B, A, D, H, W).
+    target: (B, A, D, H, W) bool.
+    region: (B, A, D, H, W) bool, the organ of each text; outside errors count a tenth.
+    """
+    logits = logits.float()
+    truth = target.float()
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    near = region | target
+    dims = (2, 3, 4)
+    focus = (entropy * near).sum(dims) / near.sum(dims).clamp_min(50)
+    everywhere = entropy.mean(dims)
+    probability = logits.sigmoid()
+    overlap = (probability * truth).sum(dims)
+    dice = (2 * overlap + 1) / (probability.sum(dims) + truth.sum(dims) + 1)
+    present = target.any(-1).any(-1).any(-1)
+    dice_loss = (1 - dice)[present].mean() if bool(present.any()) else logits.sum() * 0
+    return focus.mean() + 2 * everywhere.mean() + dice_loss
+
+
+def finding_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Binary cross entropy over (B, A); entries of -1 are unknown and left out."""
+    known = truth >= 0
+    if not bool(known.any()):
+        return logits.sum() * 0
+    return F.binary_cross_entropy_with_logits(logits[known], truth[known])
+
+
+def localization_loss(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """Cross entropy between the softmax over grid cells and where the text's target lies.
+
+    Parameters
+    ----------
+    logits: (N, d, h, w) scaled cosines, one row per text that is in the scan.
+    mass: (N, d, h, w) share of the target per cell; any positive sum.
+    """
+    if logits.shape[0] == 0:
+        return logits.sum() * 0
+    target = F.avg_pool3d(mass[:, None], 3, 1, 1)[:, 0] + mass  # a little blur: neighbours are not wrong
+    target = target.flatten(1) / target.flatten(1).sum(1, keepdim=True).clamp_min(1e-6)
+    return -(target * logits.float().flatten(1).log_softmax(1)).sum(1).mean()
+
+
+def organ_text_loss(
+    organ: torch.Tensor, names: torch.Tensor, present: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """CT-GLIP's organ-text alignment: each organ embedding against all organ names.
+
+    Parameters
+    ----------
+    organ: (B, O, E) unit length; names: (O, E) unit length; present: (B, O) bool.
+    """
+    logits = torch.einsum("boe,pe->bop", organ, names) * scale
+    target = torch.arange(names.shape[0]).expand(organ.shape[0], -1)
+    if not bool(present.any()):
+        return logits.sum() * 0
+    return F.cross_entropy(logits[present], target[present])
+
+
+def sigmoid_alignment_loss(
+    volume: torch.Tensor, report: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """SigLIP: every volume-report pair of the batch is a yes-or-no question.
+
+    Parameters
+    ----------
+    volume, report: (B, E) unit length, row i belongs to row i.
+    """
+    logits = volume @ report.T * scale + bias
+    sign = 2 * torch.eye(len(volume)) - 1
+    return -F.logsigmoid(sign * logits).mean()

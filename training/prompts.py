@@ -1,0 +1,43 @@
+"""The words that training uses for organs and abnormalities: dictionary wordings and templates.
+
+The templates T1..T7 are those of RadFinder's zero-shot evaluation (model.md section 6); the
+dictionary wordings are `core_model/abnormality.csv`.
+"""
+
+from __future__ import annotations
+
+from core_model.abnormality import Abnormality
+from core_model.anatomy import Organ
+
+_FOR = (
+    "{a}.",
+    "Findings are compatible with {a}.",
+    "There is {a}.",
+    "{a} is seen.",
+    "{a} is observed.",
+    "{a} is present.",
+)
+_AGAINST = (
+    "No {a}.",
+    "Findings are not compatible with {a}.",
+    "There is no {a}.",
+    "{a} is not seen.",
+    "Not {a}.",
+    "{a} is not present.",
+)
+_ORGAN = ("{o}", "The {o}.", "This is the {o}.", "CT of the {o}.", "The {o} is shown.")
+
+
+def texts_for(abnormality: Abnormality) -> tuple[str, ...]:
+    """Wordings that say the abnormality is there."""
+    return (*abnormality.present, *(t.format(a=abnormality.display) for t in _FOR))
+
+
+def texts_against(abnormality: Abnormality) -> tuple[str, ...]:
+    """Wordings that say it is not."""
+    return (*abnormality.absent, *(t.format(a=abnormality.display) for t in _AGAINST))
+
+
+def texts_of_organ(organ: Organ) -> tuple[str, ...]:
+    """Wordings that name an organ."""
+    return tuple(t.format(o=organ.display) for t in _ORGAN)

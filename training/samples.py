@@ -1,0 +1,228 @@
+"""Training samples: crops of phantoms, deformed, resampled to the model's grid, with truth.
+
+Not a phantom generator (`training.phantoms`) and not a batch loop. One painted phantom gives
+several crops, because painting costs more than deforming.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import IterableDataset, get_worker_info
+
+from core_model.abnormality import abnormalities
+from core_model.anatomy import organs
+from training.phantoms.fields import gaussian_blur, smooth_noise, uniform
+from training.phantoms.lesions import plant
+from training.phantoms.scanner import scan
+from training.phantoms.tissues import IGNORE, Anatomy, Phantom
+
+MIN_ORGAN_VOXELS = 30  # fewer than this in a crop and the organ counts as not in view
+MIN_LESION_VOXELS = 3
+
+AnatomySource = Callable[[np.random.Generator], Anatomy]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One crop.
+
+    Attributes
+    ----------
+    hu: (1, D, H, W) float32.
+    organs: (D, H, W) uint8 reading organ labels, `IGNORE` where unknown.
+    lesions: (D, H, W) uint8, 1 + index of the abnormality in the dictionary, 0 where none.
+    findings: (A,) float32: 1 present, 0 absent, -1 unknown (organ not in view, or a mere rim).
+    """
+
+    hu: torch.Tensor
+    organs: torch.Tensor
+    lesions: torch.Tensor
+    findings: torch.Tensor
+
+
+def make_phantom(source: AnatomySource, rng: np.random.Generator) -> Phantom:
+    """Anatomy, lesions and scan in one call."""
+    anatomy = source(rng)
+    return scan(plant(anatomy, rng), anatomy.spacing_mm, rng)
+
+
+def crop(
+    phantom: Phantom, rng: np.random.Generator, window: Sequence[int], spacing_mm: float
+) -> Sample:
+    """A randomly deformed crop of a phantom on the model's grid.
+
+    Parameters
+    ----------
+    window: (D, H, W) voxels at `spacing_mm`.
+    """
+    shape = tuple(phantom.hu.shape)
+    ratio = spacing_mm / phantom.spacing_mm[0]
+    centre = _centre(phantom, rng, [n * ratio for n in window])
+    points = _deformed_grid(rng, window, spacing_mm) * ratio + torch.tensor(centre)  # (D, H, W, 3)
+    size = torch.tensor(shape, dtype=torch.float32)
+    normalised = ((points + 0.5) / size * 2 - 1).flip(-1)[None]
+
+    def pull(volume: torch.Tensor, mode: str) -> torch.Tensor:
+        return F.grid_sample(
+            volume[None, None].float(), normalised, mode=mode, padding_mode="zeros", align_corners=False
+        )[0, 0]
+
+    hu = pull(phantom.hu + 1024, "bilinear") - 1024
+    organ_labels = pull(phantom.organs, "nearest").byte()
+    hu = _acquire(hu, rng)
+    values = pull(phantom.lesions, "nearest").long()
+    names = [a.name for a in abnormalities()]
+    index = torch.zeros(256, dtype=torch.uint8)
+    for lesion in phantom.planted:
+        index[lesion.mask_value] = 1 + names.index(lesion.abnormality)
+    index[0] = 0
+    lesions = index[values]
+    return Sample(
+        hu=hu[None], organs=organ_labels, lesions=lesions, findings=_findings(phantom, organ_labels, lesions)
+    )
+
+
+def _centre(phantom: Phantom, rng: np.random.Generator, extent: Sequence[float]) -> list[float]:
+    """Middle of the crop in phantom voxels: in half of the crops near a lesion."""
+    shape = phantom.hu.shape
+    z_half = min(extent[0] / 2, shape[0] / 2)
+    z = uniform(rng, z_half, shape[0] - z_half)
+    targets = [p for p in phantom.planted if p.mask_value]
+    if targets and rng.random() < 0.5:
+        z = targets[int(rng.integers(len(targets)))].centre[0] + uniform(rng, -0.4, 0.4) * extent[0]
+    z = float(np.clip(z, z_half, shape[0] - z_half))
+    if rng.random() < 0.15:  # a crop that hangs over the end of the scan
+        z += uniform(rng, -0.4, 0.4) * extent[0]
+    body = (phantom.hu[shape[0] // 2] > -300).nonzero().float()
+    if len(body) == 0:
+        return [z, shape[1] / 2, shape[2] / 2]
+    y, x = body.mean(0).tolist()
+    return [z, y + uniform(rng, -0.2, 0.2) * extent[1], x + uniform(rng, -0.12, 0.12) * extent[2]]
+
+
+def _deformed_grid(rng: np.random.Generator, window: Sequence[int], spacing_mm: float) -> torch.Tensor:
+    """(D, H, W, 3) offsets from the crop's middle, in model voxels: affine and elastic."""
+    angles = rng.uniform(-0.17, 0.17, 3) * np.array([1.2, 1.0, 1.0])
+    scale = rng.uniform(0.85, 1.2, 3) * uniform(rng, 0.88, 1.15)
+    rotation = np.eye(3)
+    for axis, angle in enumerate(angles):
+        a, b = [i for i in range(3) if i != axis]
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = math.cos(angle)
+        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
+        rotation = rotation @ turn
+    matrix = torch.from_numpy((rotation / scale).astype(np.float32))
+    axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in window]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) @ matrix.T
+    strength = uniform(rng, 0.3, 1.0)
+    for wavelength_mm, amplitude_mm in ((140, 14), (70, 7), (30, 2.5)):
+        amplitude = strength * uniform(rng, 0.2, 1.0) * amplitude_mm / spacing_mm
+        field = [smooth_noise(rng, window, wavelength_mm / spacing_mm) for _ in range(3)]
+        grid = grid + torch.stack(field, -1) * amplitude
+    return grid
+
+
+def _acquire(hu: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Slice thickness, kernel, noise, field of view and calibration of one scanner."""
+    if rng.random() < 0.35:  # thick slices: average over neighbours, then interpolate back
+        n = max(4, round(hu.shape[0] / uniform(rng, 1.2, 2.2)))
+        thick = F.adaptive_avg_pool3d(hu[None, None], (n, *hu.shape[1:]))
+        hu = F.interpolate(thick, size=hu.shape, mode="trilinear", align_corners=False)[0, 0]
+    if rng.random() < 0.4:
+        s = uniform(rng, 0.2, 0.8)
+        hu = gaussian_blur(hu, (uniform(rng, 0, 0.5), s, s))
+    hu = hu + smooth_noise(rng, hu.shape, 1) * uniform(rng, 1, 22)
+    hu = hu + smooth_noise(rng, hu.shape, 2.5) * uniform(rng, 0, 12)
+    hu = hu * uniform(rng, 0.97, 1.03) + uniform(rng, -6, 6)
+    if rng.random() < 0.25:  # circular field of view, padded outside
+        y = torch.arange(hu.shape[1])[:, None] - hu.shape[1] / 2
+        x = torch.arange(hu.shape[2])[None] - hu.shape[2] / 2
+        radius = uniform(rng, 0.38, 0.55) * hu.shape[2]
+        hu = torch.where((y**2 + x**2 > radius**2)[None], torch.tensor(-1024.0), hu)
+    return hu.clamp(-1024, 3071)
+
+
+def _findings(phantom: Phantom, organ_labels: torch.Tensor, lesions: torch.Tensor) -> torch.Tensor:
+    """(A,) truth per abnormality of the dictionary; see `Sample.findings`."""
+    label = {o.name: o.label for o in organs()}
+    diffuse = {p.abnormality for p in phantom.planted if p.mask_value == 0}
+    truth = []
+    for i, entry in enumerate(abnormalities()):
+        in_view = int((organ_labels == label[entry.organ]).sum()) >= MIN_ORGAN_VOXELS
+        voxels = int((lesions == i + 1).sum())
+        if entry.name in diffuse or voxels >= MIN_LESION_VOXELS:
+            truth.append(1.0 if in_view else -1.0)
+        else:
+            truth.append(0.0 if in_view and voxels == 0 else -1.0)
+    return torch.tensor(truth)
+
+
+class PhantomCrops(IterableDataset[Sample]):
+    """An endless stream of crops; phantom n is always the same one for a given seed.
+
+    Parameters
+    ----------
+    sources: anatomy sources with their share of the phantoms.
+    window, spacing_mm: the model's.
+    seed: of the stream; the reader's benchmark seeds are others (`training.evaluate`).
+    start: index of the first phantom, to go on where a run was interrupted.
+    crops: crops per phantom.
+    pool: phantoms held at a time; consecutive crops come from different ones.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[AnatomySource, float]],
+        window: Sequence[int],
+        spacing_mm: float,
+        *,
+        seed: int,
+        start: int = 0,
+        crops: int = 8,
+        pool: int = 5,
+    ) -> None:
+        self.sources = [s for s, _ in sources]
+        weights = np.array([w for _, w in sources], dtype=np.float64)
+        self.weights = weights / weights.sum()
+        self.window, self.spacing_mm = tuple(window), spacing_mm
+        self.seed, self.start, self.crops, self.pool = seed, start, crops, pool
+
+    def __iter__(self) -> Iterator[Sample]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        torch.set_num_threads(1)
+        index = self.start + worker
+        pool: list[tuple[Phantom, np.random.Generator, int]] = []
+        order = np.random.default_rng([self.seed, 7, index])
+        while True:
+            while len(pool) < self.pool:
+                rng = np.random.default_rng([self.seed, index])
+                source = self.sources[int(rng.choice(len(self.sources), p=self.weights))]
+                pool.append((make_phantom(source, rng), rng, self.crops))
+                index += workers
+                if len(pool) > 1:
+                    break  # give what is there before painting the next one
+            i = int(order.integers(len(pool)))
+            phantom, rng, left = pool.pop(i)
+            if left > 1:
+                pool.insert(i, (phantom, rng, left - 1))
+            yield crop(phantom, rng, self.window, self.spacing_mm)
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Stack samples: every field gets a leading batch axis."""
+    return Sample(
+        hu=torch.stack([s.hu for s in samples]),
+        organs=torch.stack([s.organs for s in samples]),
+        lesions=torch.stack([s.lesions for s in samples]),
+        findings=torch.stack([s.findings for s in samples]),
+    )
+
+
+__all__ = ["IGNORE", "AnatomySource", "PhantomCrops", "Sample", "collate", "crop", "make_phantom"]
