@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.synchronize import Event as ProcessEvent
@@ -107,6 +108,7 @@ def run_role(role: str, config: Config, ready: ProcessEvent | None = None) -> in
     As a child it also ends when its parent dies, so that no half of a node is left behind.
     """
     configure_logging(config.log_level)
+    warnings.simplefilter("ignore")  # pydicom's and highdicom's quote names and other values of data sets
     stop = stop_on_signals()
     parent = multiprocessing.parent_process()
     if parent is not None:

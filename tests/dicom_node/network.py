@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 
 from dicom_node.config import Config
 
@@ -63,6 +66,43 @@ def send(config: Config, datasets: Sequence[Dataset]) -> list[int]:
 def _syntax(dataset: Dataset) -> str:
     meta = getattr(dataset, "file_meta", None)
     return str(getattr(meta, "TransferSyntaxUID", ExplicitVRLittleEndian))
+
+
+@dataclass
+class Pacs:
+    """A storage SCP that notes what it is sent and answers as told.
+
+    Attributes
+    ----------
+    port: where it listens, if it does.
+    answers: statuses for the next C-STORE requests; 0x0000 when used up.
+    received: every request in order: SOP Class UID, SOP Instance UID.
+    """
+
+    port: int
+    answers: list[int] = field(default_factory=list)
+    received: list[tuple[str, str]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Pacs]:
+        """Answer associations while this is entered."""
+        ae = AE("PACS")
+        for context in AllStoragePresentationContexts:
+            ae.add_supported_context(str(context.abstract_syntax))
+        ae.add_supported_context("1.2.840.10008.1.1")
+        server = ae.start_server(
+            ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
+        )
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            ae.shutdown()
+
+    def _on_store(self, event: evt.Event) -> int:
+        request = cast(C_STORE, event.request)
+        self.received.append((str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)))
+        return self.answers.pop(0) if self.answers else 0
 
 
 def write_config(config: Config, path: Path) -> Path:
