@@ -26,7 +26,8 @@ from dicom_node.archive import Archive
 from dicom_node.config import Config, load_config
 from dicom_node.errors import SightlineError
 
-logger = logging.getLogger(__name__)
+# By name, because this module also runs as __main__.
+logger = logging.getLogger("dicom_node.processes")
 
 SayReady = Callable[[], None]
 
