@@ -1,0 +1,104 @@
+"""Probabilities on the model's grid -> label masks on the scan's own grid.
+
+Probabilities are interpolated, then decided, so that borders are smooth; the work goes slab by
+slab, because 36 organs on 300 slices of 512x512 would not fit into memory.
+"""
+
+from __future__ import annotations
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from core_model.volume import bounding_slices, resample
+
+SLAB = 16  # slices per step
+REACH_MM = 8.0  # how far beyond its organ a lesion may bulge; our choice
+
+
+def label_volume(probability: torch.Tensor, geometry: hd.VolumeGeometry, like: hd.Volume) -> hd.Volume:
+    """The most probable organ of every voxel of a scan.
+
+    Parameters
+    ----------
+    probability: (1 + O, D, H, W) on `geometry`; channel 0 is "none".
+    like: the scan, sharing axis directions with `geometry`.
+
+    Returns
+    -------
+    uint8 Volume on the scan's grid, 0 where none, outside of `geometry` too.
+    """
+    winners = torch.unique(probability.argmax(0)).tolist()
+    channels = sorted({0, *winners})
+    chosen = probability[channels]
+    table = np.array(channels, dtype=np.uint8)
+    out = np.zeros(like.spatial_shape, dtype=np.uint8)
+    inside = _extent(geometry, like)
+    if inside is None:
+        return like.with_array(out)
+    z, y, x = inside
+    for start in range(z.start, z.stop, SLAB):
+        part = slice(start, min(start + SLAB, z.stop))
+        target = like.get_geometry()[part, y, x]
+        values = resample(chosen, geometry, target, antialias=False)  # (1 + K, d, H, W)
+        out[part, y, x] = table[values.argmax(0).numpy()]
+    return like.with_array(out)
+
+
+def _extent(geometry: hd.VolumeGeometry, like: hd.Volume) -> tuple[slice, slice, slice] | None:
+    """The scan's voxels whose centres lie in `geometry`; None if none do."""
+    corners = np.array([[-0.5] * 3, [n - 0.5 for n in geometry.spatial_shape]])
+    index = like.map_reference_to_indices(geometry.map_indices_to_reference(corners))
+    low, high = np.ceil(index.min(0)).astype(int), np.floor(index.max(0)).astype(int)
+    box = [
+        slice(max(0, int(a)), min(n, int(b) + 1))
+        for a, b, n in zip(low, high, like.spatial_shape, strict=True)
+    ]
+    if any(s.start >= s.stop for s in box):
+        return None
+    return box[0], box[1], box[2]
+
+
+def region_of(probability: torch.Tensor, spacing_mm: float) -> torch.Tensor:
+    """(O, D, H, W) float 0/1: each organ, grown by `REACH_MM`, from (1 + O, D, H, W) probabilities."""
+    label = probability.argmax(0)
+    one_hot = F.one_hot(label, probability.shape[0])[..., 1:].permute(3, 0, 1, 2).float()
+    reach = max(1, round(REACH_MM / spacing_mm))
+    grown: torch.Tensor = F.max_pool3d(one_hot[None], 2 * reach + 1, 1, reach)[0]
+    return grown
+
+
+def paste(
+    probability: torch.Tensor,
+    mask: npt.NDArray[np.bool_],
+    geometry: hd.VolumeGeometry,
+    like: hd.Volume,
+    threshold: float,
+) -> npt.NDArray[np.bool_]:
+    """One component of a probability map as a mask on the scan's grid.
+
+    Parameters
+    ----------
+    probability: (D, H, W) on `geometry`, zero outside the component.
+    mask: (D, H, W) bool, the component.
+    like: the scan.
+    threshold: the voxel threshold that made the component.
+
+    Returns
+    -------
+    bool array of the scan's shape. Never empty: a component so small that interpolation
+    smooths it below the threshold keeps its strongest voxel's half height instead.
+    """
+    out = np.zeros(like.spatial_shape, dtype=bool)
+    box = bounding_slices(mask, margin=(2, 2, 2))
+    part = geometry[box[0], box[1], box[2]]
+    inside = _extent(part, like)
+    if inside is None:
+        return out
+    target = like.get_geometry()[inside[0], inside[1], inside[2]]
+    fine = resample(probability[box][None], part, target, antialias=False)[0].numpy()
+    level = min(threshold, 0.5 * float(fine.max()))
+    out[inside] = fine >= max(level, 1e-6)
+    return out

@@ -1,0 +1,378 @@
+"""The reader: a CT volume in, a `Reading` out; and a text to a place in a stored encoding.
+
+Joins network, text tower and geometry. Knows no DICOM objects and no files besides the
+checkpoint. Thresholds and calibration come from the checkpoint's card, never from here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from core_model.abnormality import Abnormality, abnormalities
+from core_model.anatomy import organ, organs
+from core_model.checkpoint import Checkpoint, load_checkpoint
+from core_model.grounding import text_masks, top_logit
+from core_model.inference import (
+    ScanFeatures,
+    choose_device,
+    describe_device,
+    encode_scan,
+    supports_bf16,
+)
+from core_model.lesions import Component, components, measure
+from core_model.localization import localize
+from core_model.masks import label_volume, paste, region_of
+from core_model.reading import (
+    Finding,
+    Lesion,
+    Localization,
+    ModelIdentity,
+    OrganReading,
+    Reading,
+    SliceReference,
+    Status,
+    StudyEncoding,
+)
+from core_model.volume import canonical, to_model_grid
+
+Progress = Callable[[str, float], None]
+MAX_LESIONS = 60  # of one study; the most probable are kept
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Decision levels from the checkpoint's card (`training.calibrate` sets them on phantoms).
+
+    Attributes
+    ----------
+    mask: voxel probability above which a voxel belongs to a lesion.
+    lesion: lesion score from which a lesion is reported, per abnormality.
+    absent_below, present_from: finding probability; between them it is undetermined.
+    temperature: divides finding logits before the sigmoid.
+    organ_ml: organs smaller than this count as not in view.
+    """
+
+    mask: float = 0.5
+    lesion: dict[str, float] | None = None
+    absent_below: float = 0.4
+    present_from: float = 0.6
+    temperature: float = 1.0
+    organ_ml: float = 1.0
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> Thresholds:
+        """From the card's "thresholds"; what is missing keeps its default."""
+        known = {k: v for k, v in card.get("thresholds", {}).items() if k in cls.__dataclass_fields__}
+        return cls(**known)
+
+    def lesion_score(self, abnormality: str) -> float:
+        """The score from which a lesion of this kind is reported."""
+        return (self.lesion or {}).get(abnormality, 0.6)
+
+
+class Reader:
+    """Reads volumes with one checkpoint on one device.
+
+    Use `Reader.load`. Not thread-safe; one reader per process.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, bf16: bool) -> None:
+        self.identity: ModelIdentity = checkpoint.identity
+        self.card = checkpoint.card
+        self.device = device
+        self.bf16 = bf16
+        self.thresholds = Thresholds.from_card(checkpoint.card)
+        self._model = checkpoint.model.to(device=device, memory_format=torch.channels_last_3d)
+        with torch.inference_mode():
+            self._present = [self._mean_text(a.present) for a in abnormalities()]
+            self._absent = [self._mean_text(a.absent) for a in abnormalities()]
+
+    @classmethod
+    def load(cls, checkpoint: Path | None = None, device: str | None = None) -> Reader:
+        """Load a checkpoint folder (None: the shipped one) onto a device (None: CUDA if any, else CPU).
+
+        Raises
+        ------
+        core_model.checkpoint.CheckpointError: if the checkpoint is missing or damaged.
+        ValueError: if the device cannot be used.
+        """
+        where = choose_device(device)
+        return cls(load_checkpoint(checkpoint), where, supports_bf16(where))
+
+    def _mean_text(self, texts: tuple[str, ...]) -> torch.Tensor:
+        """(1, width) mean sentence embedding of several wordings (prompt averaging)."""
+        return F.normalize(self._model.text(texts).mean(0, keepdim=True), dim=-1)
+
+    def read(
+        self,
+        volume: hd.Volume,
+        *,
+        slices: tuple[SliceReference, ...] | None = None,
+        series_instance_uid: str | None = None,
+        progress: Progress | None = None,
+    ) -> Reading:
+        """Read one CT.
+
+        Parameters
+        ----------
+        volume: Hounsfield units; the first array axis is the slice axis.
+        slices: slices[k] belongs to ``volume.array[k]``; None (NIfTI) makes them from the geometry.
+        series_instance_uid: of the source, kept in the encoding.
+        progress: called with a stage's name and the share done, 0..1.
+
+        Returns
+        -------
+        Reading whose masks lie on exactly `volume`'s geometry.
+
+        Raises
+        ------
+        ValueError: if the volume is no 3D CT of a body, or `slices` does not fit it.
+        """
+        if slices is not None and len(slices) != volume.spatial_shape[0]:
+            raise ValueError(
+                f"slices has {len(slices)} entries, the volume has {volume.spatial_shape[0]} slices; one for each is needed"
+            )
+        if not np.isfinite(volume.array).all():
+            raise ValueError("volume holds values that are not finite; clean them to Hounsfield units first")
+        clock = _Clock(progress)
+        upright = canonical(volume)
+        with clock.stage("resample", 0.05):
+            hu, geometry = to_model_grid(upright, self._model.config.spacing_mm)
+        with clock.stage("encode", 0.1):
+            features = encode_scan(self._model, hu, geometry, self.device, self.bf16)
+        with clock.stage("organs", 0.5):
+            organ_mask = label_volume(features.organ_probability, features.geometry, upright)
+            organ_readings = self._organs(organ_mask)
+        with clock.stage("lesions", 0.75), torch.inference_mode():
+            regions = region_of(features.organ_probability, self._model.config.spacing_mm)
+            masks = self._mask_probabilities(features)
+            lesion_mask, lesions = self._lesions(masks, regions, features, upright)
+        with clock.stage("findings", 0.9), torch.inference_mode():
+            pooled = self._pool(features)
+            findings = self._findings(masks, regions, features, pooled, organ_readings, lesions)
+            encoding = self._encode(features, pooled, organ_readings, slices or _slices(volume), series_instance_uid)
+        with clock.stage("finish", 1.0):
+            reading = Reading(
+                organs=organ_readings,
+                findings=findings,
+                lesions=lesions,
+                organ_mask=_like(organ_mask, volume),
+                lesion_mask=_like(lesion_mask, volume),
+                encoding=encoding,
+                model=self.identity,
+                seconds=clock.seconds,
+                device=describe_device(self.device, self.bf16),
+            )
+        return reading
+
+    def embed(self, text: str) -> npt.NDArray[np.float32]:
+        """(E,) unit length embedding of a query.
+
+        Raises
+        ------
+        ValueError: if the text is blank.
+        """
+        with torch.inference_mode():
+            embedding = self._model.encode_text([text]).embedding[0]
+        return np.asarray(embedding.float().cpu().numpy(), dtype=np.float32)
+
+    def localize(self, encoding: StudyEncoding, text: str) -> Localization:
+        """Where in a study a text is.
+
+        Raises
+        ------
+        ValueError: if the text is blank, or another model made the encoding.
+        """
+        if encoding.model.digest != self.identity.digest:
+            raise ValueError(
+                f"encoding was made by model {encoding.model.digest[:12]}, this is {self.identity.digest[:12]}; "
+                "read the study again with this model"
+            )
+        return localize(encoding, text, self.embed(text))
+
+    def _organs(self, organ_mask: hd.Volume) -> tuple[OrganReading, ...]:
+        counts = np.bincount(organ_mask.array.ravel(), minlength=len(organs()) + 1)
+        edge = set(np.unique(organ_mask.array[[0, -1]]).tolist())
+        voxel_ml = float(np.prod(organ_mask.spacing)) / 1000
+        readings = []
+        for o in organs():
+            volume_ml = float(counts[o.label]) * voxel_ml
+            present = volume_ml >= self.thresholds.organ_ml
+            readings.append(
+                OrganReading(
+                    name=o.name,
+                    label=o.label,
+                    present=present,
+                    volume_ml=volume_ml if present else 0.0,
+                    truncated=present and o.label in edge,
+                )
+            )
+        return tuple(readings)
+
+    def _mask_probabilities(self, features: ScanFeatures) -> torch.Tensor:
+        """(A, D, H, W) probability that a voxel shows each abnormality."""
+        text = self._model.project_text(torch.cat(self._present))
+        logits = text_masks(features.dense[None], text.mask_weight.cpu(), text.mask_bias.cpu())
+        inside: torch.Tensor = logits[0].sigmoid() * features.body
+        return inside
+
+    def _lesions(
+        self, masks: torch.Tensor, regions: torch.Tensor, features: ScanFeatures, upright: hd.Volume
+    ) -> tuple[hd.Volume, tuple[Lesion, ...]]:
+        """Instance mask on the upright scan and its lesions, most probable first."""
+        found: list[tuple[Abnormality, Component]] = []
+        for i, entry in enumerate(abnormalities()):
+            if not entry.tumour:
+                continue
+            map_here = (masks[i] * regions[organ(entry.organ).label - 1]).numpy()
+            for component in components(map_here, self.thresholds.mask, min_voxels=2):
+                if component.score >= self.thresholds.lesion_score(entry.name):
+                    found.append((entry, component))
+        found.sort(key=lambda pair: -pair[1].score)
+        labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
+        lesions: list[Lesion] = []
+        for entry, component in found[:MAX_LESIONS]:
+            i = [a.name for a in abnormalities()].index(entry.name)
+            probability = masks[i] * torch.from_numpy(component.mask)
+            own = paste(probability, component.mask, features.geometry, upright, self.thresholds.mask)
+            own &= labels == 0
+            if not own.any():
+                continue
+            size = measure(own, upright)
+            labels[own] = len(lesions) + 1
+            lesions.append(
+                Lesion(
+                    label=len(lesions) + 1,
+                    organ=entry.organ,
+                    type=entry.name,
+                    probability=component.score,
+                    volume_ml=size.volume_ml,
+                    long_axis_mm=size.long_axis_mm,
+                    short_axis_mm=size.short_axis_mm,
+                    mean_hu=size.mean_hu,
+                    centroid_lps_mm=size.centroid_lps_mm,
+                )
+            )
+        return upright.with_array(labels), tuple(lesions)
+
+    def _pool(self, features: ScanFeatures) -> torch.Tensor:
+        """(O, E) organ embeddings."""
+        shares = F.avg_pool3d(features.organ_probability[None, 1:], 2)  # (1, O, d, h, w)
+        pooled = self._model.organ_pooling(features.grid[None].to(self.device), shares.to(self.device))
+        return pooled[0].cpu()
+
+    def _findings(
+        self,
+        masks: torch.Tensor,
+        regions: torch.Tensor,
+        features: ScanFeatures,
+        pooled: torch.Tensor,
+        organ_readings: tuple[OrganReading, ...],
+        lesions: tuple[Lesion, ...],
+    ) -> tuple[Finding, ...]:
+        index = [organ(a.organ).label - 1 for a in abnormalities()]
+        evidence = top_logit(masks[None], regions[index][None] > 0)  # (1, A)
+        logits = self._model.finding_logits(
+            pooled[index][None].to(self.device),
+            self._model.project_text(torch.cat(self._present)).embedding,
+            self._model.project_text(torch.cat(self._absent)).embedding,
+            evidence.to(self.device),
+        )[0]
+        probabilities = (logits / self.thresholds.temperature).sigmoid().cpu().tolist()
+        findings = []
+        for i, entry in enumerate(abnormalities()):
+            if not organ_readings[index[i]].present:
+                findings.append(Finding(entry.organ, entry.name, None, "undetermined", None))
+                continue
+            # What is reported as a lesion is a finding too: the two never contradict each other.
+            own = [n.probability for n in lesions if n.type == entry.name]
+            probability = max([float(probabilities[i]), *own])
+            inside = masks[i] * regions[index[i]]
+            best = np.unravel_index(int(inside.argmax()), tuple(inside.shape))
+            point = features.geometry.map_indices_to_reference(np.array([best], dtype=np.float64))[0]
+            findings.append(
+                Finding(
+                    organ=entry.organ,
+                    abnormality=entry.name,
+                    probability=probability,
+                    status="present" if own else self._status(probability),
+                    position_lps_mm=(float(point[0]), float(point[1]), float(point[2])),
+                )
+            )
+        return tuple(findings)
+
+    def _status(self, probability: float) -> Status:
+        if probability >= self.thresholds.present_from:
+            return "present"
+        return "absent" if probability < self.thresholds.absent_below else "undetermined"
+
+    def _encode(
+        self,
+        features: ScanFeatures,
+        pooled: torch.Tensor,
+        organ_readings: tuple[OrganReading, ...],
+        slices: tuple[SliceReference, ...],
+        series_instance_uid: str | None,
+    ) -> StudyEncoding:
+        body = F.max_pool3d(features.body[None, None].float(), 2)[0, 0] > 0  # (d, h, w)
+        unit = F.normalize(features.grid, dim=0) * body  # (E, d, h, w)
+        slabs = F.normalize(unit.sum((2, 3)), dim=0).T  # (S, E): one slab per grid layer
+        present = np.array([o.present for o in organ_readings])
+        shares = F.avg_pool3d(features.organ_probability[None], 2)[0]
+        grid_organs = shares.argmax(0).to(torch.uint8) * body
+        d, h, w = body.shape
+        middle = np.array([[k, (h - 1) / 2, (w - 1) / 2] for k in range(d)])
+        return StudyEncoding(
+            global_feature=F.normalize(unit.sum((1, 2, 3)), dim=0).numpy().astype(np.float32),
+            organ_features=(pooled * torch.from_numpy(present)[:, None]).numpy().astype(np.float32),
+            organ_present=present,
+            slab_features=slabs.numpy().astype(np.float32),
+            slab_centres_mm=features.grid_geometry.map_indices_to_reference(middle).astype(np.float32),
+            grid=features.grid_geometry,
+            grid_features=unit.permute(1, 2, 3, 0).numpy().astype(np.float16),
+            grid_organs=grid_organs.numpy().astype(np.uint8),
+            slices=slices,
+            model=self.identity,
+            series_instance_uid=series_instance_uid,
+        )
+
+
+def _slices(volume: hd.Volume) -> tuple[SliceReference, ...]:
+    """Slices of a volume that did not come from DICOM: the middle of each plane."""
+    _, rows, columns = volume.spatial_shape
+    middle = np.array([[k, (rows - 1) / 2, (columns - 1) / 2] for k in range(volume.spatial_shape[0])])
+    points = volume.map_indices_to_reference(middle)
+    return tuple(SliceReference((float(p[0]), float(p[1]), float(p[2])), None) for p in points)
+
+
+def _like(mask: hd.Volume, volume: hd.Volume) -> hd.Volume:
+    """A mask on the canonical axes back on the axes of `volume`."""
+    back = mask.to_patient_orientation(volume.get_closest_patient_orientation())
+    return volume.with_array(np.ascontiguousarray(back.array))
+
+
+class _Clock:
+    """Seconds per stage, and progress calls."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str, share: float) -> Iterator[None]:
+        if self._progress is not None:
+            self._progress(name, share)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
