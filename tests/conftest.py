@@ -6,8 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import peers
+
+# A busy machine is slow, not wrong.
+settings.register_profile("sightline", deadline=None)
+settings.load_profile("sightline")
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ from pydicom.dataset import Dataset
 
 from core_model.reading import PointLPS
 
-# How far, in voxels, a source pixel may lie from the mask voxel that it is taken for (our choice):
-# more than the rounding of decimal strings, less than anything that could be seen.
-_TOLERANCE = 0.2
+# How far a source may lie from the plane of the regular grid that it was read as (our choice):
+# `dicom_node.series_geometry` lets series through whose slices jitter by less than this.
+_ACROSS_SLICES = 0.45  # of the slice spacing; from one half on the slice would be ambiguous
+_IN_PLANE_MM = 1.2
 
 Floats = npt.NDArray[np.float64]
 
@@ -90,7 +91,13 @@ def on_source_slices(mask: hd.Volume, headers: Sequence[Dataset]) -> npt.NDArray
         array = array[:, ::-1]
     if steps[column_axis, 1] < 0:
         array = array[:, :, ::-1]
-    picked = [_plane_index(mask, header, array.shape, slice_axis) for header in headers]
+    axes = (slice_axis, row_axis, column_axis)
+    picked = [_plane_index(mask, header, axes) for header in headers]
+    if len(set(picked)) < len(picked):
+        raise ValueError(
+            f"{len(headers)} sources lie on only {len(set(picked))} planes of the mask; every slice of "
+            "the series must be given once"
+        )
     without_source = np.setdiff1d(np.flatnonzero(array.any(axis=(1, 2))), picked)
     if without_source.size:
         raise ValueError(
@@ -100,26 +107,30 @@ def on_source_slices(mask: hd.Volume, headers: Sequence[Dataset]) -> npt.NDArray
     return np.ascontiguousarray(array[picked], dtype=np.uint8)
 
 
-def _plane_index(mask: hd.Volume, header: Dataset, planes_shape: tuple[int, ...], slice_axis: int) -> int:
-    """Index along the mask's slice axis on which a source lies, after checking all four corners."""
+def _plane_index(mask: hd.Volume, header: Dataset, axes: tuple[int, int, int]) -> int:
+    """Index along the mask's slice axis on which a source lies, after checking all four corners.
+
+    `axes` are the mask's axes across the slices, along the rows and along the columns.
+    """
     rows, columns = int(header.Rows), int(header.Columns)
     corners = np.array(
         [[0, 0, 1], [rows - 1, 0, 1], [0, columns - 1, 1], [rows - 1, columns - 1, 1]], dtype=np.float64
     ).T  # (3, 4)
     indices = (np.asarray(mask.inverse_affine) @ pixel_to_patient(header) @ corners)[:3]  # (3, 4)
-    in_plane = [axis for axis in range(3) if axis != slice_axis]
-    extent = np.array([mask.spatial_shape[axis] - 1 for axis in in_plane])
-    fits = (
-        planes_shape[1:] == (rows, columns)
-        and np.abs(indices - np.rint(indices)).max() <= _TOLERANCE
-        and np.abs(indices[in_plane].min(axis=1)).max() <= _TOLERANCE
-        and np.abs(indices[in_plane].max(axis=1) - extent).max() <= _TOLERANCE
-        and np.ptp(indices[slice_axis]) <= 2 * _TOLERANCE
-        and 0 <= round(float(indices[slice_axis].mean())) < planes_shape[0]
-    )
-    if not fits:
+    n_planes, n_rows, n_columns = (mask.spatial_shape[axis] for axis in axes)
+    across = indices[axes[0]]
+    index = round(float(across.mean()))
+    if (
+        (n_rows, n_columns) != (rows, columns)
+        or not 0 <= index < n_planes
+        or np.abs(across - index).max() > _ACROSS_SLICES
+    ):
         raise ValueError(_misfit(mask, header))
-    return round(float(indices[slice_axis].mean()))
+    for axis, count, along in ((axes[1], rows, corners[0]), (axes[2], columns, corners[1])):
+        expected = along if indices[axis, 3] >= indices[axis, 0] else count - 1 - along
+        if np.abs(indices[axis] - expected).max() * mask.spacing[axis] > _IN_PLANE_MM:
+            raise ValueError(_misfit(mask, header))
+    return index
 
 
 def _misfit(mask: hd.Volume, header: Dataset) -> str:

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from dicom_node.results.geometry import slice_normal
 from dicom_node.results.identifiers import derived_uid
 
 # Identity: carried over as it is, because archives match on it.
@@ -90,6 +92,7 @@ def clean_headers(sources: Sequence[Dataset]) -> list[Dataset]:
     series = {str(header.SeriesInstanceUID) for header in cleaned}
     if len(series) > 1:
         raise ValueError(f"sources are of {len(series)} series; results are made for one series at a time")
+    _fill_thickness(cleaned)
     return cleaned
 
 
@@ -182,6 +185,22 @@ def _copy_geometry(source: Dataset, header: Dataset, index: int) -> None:
             )
     if header.get("SliceThickness") is not None and header.SliceThickness <= 0:
         del header.SliceThickness
+
+
+def _fill_thickness(headers: list[Dataset]) -> None:
+    """Where a slice does not say how thick it is: the distance of neighbours.
+
+    A SEG needs a Slice Thickness (PS3.3 table C.7.6.16-2), a CT may leave it empty.
+    """
+    without = [header for header in headers if "SliceThickness" not in header]
+    if not without:
+        return
+    along = [np.asarray(header.ImagePositionPatient) @ slice_normal(headers[0]) for header in headers]
+    gaps = np.diff(np.sort(along))
+    if not gaps.size or gaps.min() <= 0:
+        raise ValueError("sources have no Slice Thickness, and their positions do not give one either")
+    for header in without:
+        header.SliceThickness = float(f"{np.median(gaps):.6g}")
 
 
 def _raw(source: Dataset, keyword: str) -> list[Any]:
