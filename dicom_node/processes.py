@@ -18,8 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from multiprocessing.connection import wait
-from multiprocessing.synchronize import Event as ProcessEvent
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from dicom_node.archive import Archive
@@ -30,13 +29,19 @@ from dicom_node.errors import SightlineError
 logger = logging.getLogger("dicom_node.processes")
 
 SayReady = Callable[[], None]
+READY = "ready"  # what a child reports when it is
 
 
-def configure_logging(level: str) -> None:
-    """Structured lines on standard error: UTC time, level, logger, message of key=value pairs."""
+def configure_logging(level: str, log: Path | None = None) -> None:
+    """Structured lines: UTC time, level, logger, message of key=value pairs.
+
+    Parameters
+    ----------
+    log: file that the lines are appended to; standard error by default.
+    """
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr) if log is None else logging.FileHandler(log, encoding="utf-8")
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -103,23 +108,25 @@ def run_reader(config: Config, stop: threading.Event, say_ready: SayReady) -> No
 ROLES = {"receiver": run_receiver, "reader": run_reader}
 
 
-def run_role(role: str, config: Config, ready: ProcessEvent | None = None) -> int:
-    """Run one role as this process's whole work; returns the exit status.
+def run_role(role: str, config: Config, say_ready: SayReady) -> None:
+    """Run one role as this process's whole work; returns when a signal asked it to end.
 
     As a child it also ends when its parent dies, so that no half of a node is left behind.
+
+    Raises
+    ------
+    SightlineError: it cannot run; also logged.
     """
-    configure_logging(config.log_level)
     warnings.simplefilter("ignore")  # pydicom's and highdicom's quote names and other values of data sets
     stop = stop_on_signals()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_stop_with, args=(parent.sentinel, stop), daemon=True).start()
     try:
-        ROLES[role](config, stop, ready.set if ready is not None else lambda: None)
+        ROLES[role](config, stop, say_ready)
     except SightlineError as error:
         logger.error("%s cannot run: %s", role, error)
-        return 2
-    return 0
+        raise
 
 
 def _stop_with(sentinel: int, stop: threading.Event) -> None:
@@ -128,13 +135,19 @@ def _stop_with(sentinel: int, stop: threading.Event) -> None:
     stop.set()
 
 
-def child_main(role: str, config: Config, ready: ProcessEvent) -> None:
-    """Target of a spawned process.
+def child_main(role: str, config: Config, log: Path | None, report: Connection) -> None:
+    """Target of a spawned process; sends `READY`, or why it cannot run, through `report`.
 
     Leaves without joining threads: a reading under way may take a minute, is in no state
     worth waiting for, and is repeated at the next start.
     """
-    status = run_role(role, config, ready)
+    configure_logging(config.log_level, log)
+    status = 0
+    try:
+        run_role(role, config, lambda: report.send(READY))
+    except SightlineError as error:
+        report.send(str(error))
+        status = 2
     logging.shutdown()
     os._exit(status)
 
@@ -147,10 +160,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         config = load_config(given.config)
+        configure_logging(config.log_level)
+        run_role(given.role, config, lambda: None)
     except SightlineError as error:
         print(error, file=sys.stderr)
         return 2
-    return run_role(given.role, config)
+    return 0
 
 
 if __name__ == "__main__":

@@ -181,4 +181,4 @@ def _workflow_id(generation: Generation) -> str:
 
 def _may_pass(error: BaseException) -> bool:
     """A defect of the input stays; anything else (memory, device) may be gone the next time."""
-    return not isinstance(error, SightlineError)
+    return not isinstance(error, (SightlineError, ValueError))

@@ -153,3 +153,38 @@ def role_process(role: str, config: Config, folder: Path) -> Iterator[subprocess
     finally:
         process.kill()
         process.wait()
+
+
+SERVE = """
+import pathlib, sys
+from dicom_node import config, serve
+if __name__ == "__main__":
+    serve.run(config.load_config(pathlib.Path(sys.argv[1])), roles=sys.argv[2:])
+"""
+
+
+@contextlib.contextmanager
+def running_node(
+    config: Config,
+    folder: Path,
+    roles: Sequence[str] = ("receiver", "reader"),
+    *,
+    exit_status: int = 0,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The node under its supervisor, ready; ended by SIGTERM. Its log is ``node.log`` in `folder`."""
+    path = write_config(config, folder / "sightline.toml")
+    log = folder / "node.log"
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(path), *roles],
+            stderr=stream,
+            cwd=Path(__file__).resolve().parents[2],
+        )
+    try:
+        wait_until(lambda: b"node ready" in log.read_bytes() or process.poll() is not None, 90, "node ready")
+        assert process.poll() is None, log.read_text("utf-8")
+        yield process
+    finally:
+        process.terminate()
+        status = process.wait(30)
+    assert status == exit_status, log.read_text("utf-8")

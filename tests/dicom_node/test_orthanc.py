@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import io
 import json
-import subprocess
-import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -19,37 +16,10 @@ import pytest
 from dicom_node.archive import Archive
 from dicom_node.config import Config, Destination
 from dicom_node.status import Progress, study_progress
-from tests.dicom_node.network import free_port, wait_until, write_config
+from tests.dicom_node.network import free_port, running_node, wait_until
 from tests.dicom_node.orthanc import AE_TITLE, Orthanc, orthanc
 
 STABLE_SECONDS = 2
-SERVE = """
-import pathlib, sys
-from dicom_node import config, serve
-if __name__ == "__main__":
-    serve.run(config.load_config(pathlib.Path(sys.argv[1])))
-"""
-
-
-@contextlib.contextmanager
-def running_node(config: Config, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The whole node under its supervisor, ready; ended by SIGTERM."""
-    path = write_config(config, folder / "sightline.toml")
-    log = folder / "node.log"
-    with open(log, "wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(path)],
-            stderr=stream,
-            cwd=Path(__file__).resolve().parents[2],
-        )
-    try:
-        wait_until(lambda: b"node ready" in log.read_bytes() or process.poll() is not None, 90, "node ready")
-        assert process.poll() is None, log.read_text("utf-8")
-        yield process
-    finally:
-        process.terminate()
-        status = process.wait(30)
-    assert status == 0, log.read_text("utf-8")
 
 
 def kinds(pacs: Orthanc) -> collections.Counter[str]:
