@@ -231,15 +231,17 @@ def _results(folder: Path, key: str) -> list[Result]:
 
 
 def fail(archive: Archive, generation_id: int, reason: str) -> None:
-    """Record that a generation could not be read, and why."""
+    """Record that a generation could not be read, and why.
+
+    The reason goes into the index only: an error's text may quote values of the data set.
+    """
     with archive.index.writing() as session:
         generation = session.get_one(Generation, generation_id)
         generation.state, generation.reason = "failed", reason
     logger.error(
-        "study not read study=%s generation=%d reason=%s",
+        "study not read study=%s generation=%d state=failed",
         tag(generation.study_instance_uid),
         generation.number,
-        reason,
     )
 
 

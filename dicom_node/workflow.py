@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -61,6 +63,9 @@ class Workflow:
     def start(self) -> None:
         """Open DBOS's database, resume what was cut off, and queue what was chosen but not queued."""
         DBOS(config=self._dbos_config())
+        dbos_logger = logging.getLogger("dbos")
+        dbos_logger.handlers.clear()  # its lines go where ours go
+        dbos_logger.propagate = True
         self._run = self._register()
         DBOS.launch()
         DBOS.register_queue(
@@ -100,7 +105,8 @@ class Workflow:
             if status is None:
                 self._enqueue(generation)
             elif status.status in _GIVEN_UP:
-                reason = f"the reader died or failed {MAXIMUM_RECOVERIES + 1} times on this study"
+                reason = f"the reader died {MAXIMUM_RECOVERIES + 1} times on this study"
+                logger.error("reading given up generation_id=%d error=%s", generation.id, reason)
                 readings.fail(self._archive, generation.id, reason)
 
     def _choose(self, generation: Generation) -> None:
@@ -113,7 +119,7 @@ class Workflow:
         try:
             chosen = readings.select(self._archive, self._config, self._reader.identity, generation)
         except (SightlineError, ValueError, OSError) as error:
-            logger.exception("series not chosen study=%s", tag(generation.study_instance_uid))
+            logger.error("no series chosen generation_id=%d error=%s", generation.id, in_words(error))
             readings.fail(self._archive, generation.id, f"no series could be chosen: {error}")
             return
         if chosen.state == "queued":
@@ -157,7 +163,7 @@ class Workflow:
             try:
                 finished = read(generation_id)
             except Exception as error:  # whatever one study does to the model, the next is read
-                logger.exception("reading failed generation_id=%d", generation_id)
+                logger.error("reading failed generation_id=%d error=%s", generation_id, in_words(error))
                 fail(generation_id, f"{type(error).__name__}: {error}")
                 return
             publish(generation_id, finished)
@@ -177,6 +183,17 @@ class Workflow:
 def _workflow_id(generation: Generation) -> str:
     """From the idempotency key; with the generation, so that a failed reading can be tried anew."""
     return f"read-{generation.reading_key}-{generation.id}"
+
+
+def in_words(error: BaseException) -> str:
+    """An error for the log: ours by its message, others by kind and place.
+
+    The text of other errors may quote values of a data set, and so a patient's name.
+    """
+    if isinstance(error, SightlineError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
 
 
 def _may_pass(error: BaseException) -> bool:
