@@ -8,6 +8,7 @@ altered, and no pixel data is copied.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 import warnings
@@ -94,6 +95,17 @@ def clean_headers(sources: Sequence[Dataset]) -> list[Dataset]:
         raise ValueError(f"sources are of {len(series)} series; results are made for one series at a time")
     _fill_thickness(cleaned)
     return cleaned
+
+
+def without_name(headers: Sequence[Dataset]) -> list[Dataset]:
+    """The same headers, the first one without Patient's Name.
+
+    For highdicom's constructors, which inherit from the first source and print an unusual name
+    in a warning. Patient identity must reach no log, so the name is added to the result later.
+    """
+    first = copy.deepcopy(headers[0])
+    first.PatientName = ""
+    return [first, *headers[1:]]
 
 
 def _clean(source: Dataset, index: int) -> Dataset:

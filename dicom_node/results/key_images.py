@@ -180,7 +180,9 @@ def _overview(scene: _Scene, reading: Reading) -> Figure:
         y = scene.index(reading.lesions[0].centroid_lps_mm)[1]
         note = f"plane through {lesion_name(reading.lesions[0])}"
     else:
-        variety = np.array([len(np.unique(scene.organ_labels[:, j])) for j in range(scene.hu.shape[1])])
+        # Every fourth column of every second slice is enough to count organs by.
+        sample = scene.organ_labels[::2, :, ::4]
+        variety = sum((sample == entry.label).any(axis=(0, 2)).astype(int) for entry in organs())
         y = round(float(np.flatnonzero(variety == variety.max()).mean()))
         note = "no lesion found"
     plane = scene.coronal(y)

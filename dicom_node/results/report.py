@@ -21,7 +21,7 @@ from core_model.reading import Finding, Lesion, Reading
 from dicom_node.results import codes
 from dicom_node.results.equipment import NOT_FOR_DIAGNOSIS, Equipment, report_algorithm
 from dicom_node.results.geometry import nearest_plane, slice_normal
-from dicom_node.results.headers import clean_headers
+from dicom_node.results.headers import clean_headers, without_name
 from dicom_node.results.identifiers import (
     derived_uid,
     finding_tracking_uid,
@@ -85,8 +85,8 @@ def findings_report(
     )
     content[0].ContentSequence.append(_comment(f"{NOT_FOR_DIAGNOSIS}."))
     segmentations = [segmentation for segmentation in (lesion_seg, organ_seg) if segmentation is not None]
-    return sr.Comprehensive3DSR(
-        evidence=[*headers, *segmentations],
+    report = sr.Comprehensive3DSR(
+        evidence=[*without_name(headers), *segmentations],
         content=content,
         series_instance_uid=result_uid(key, "sr-series"),
         series_number=REPORT_SERIES_NUMBER,
@@ -102,6 +102,8 @@ def findings_report(
         is_final=False,
         is_verified=False,
     )
+    report.PatientName = headers[0].PatientName
+    return report
 
 
 def _observer(equipment: Equipment) -> sr.ObservationContext:

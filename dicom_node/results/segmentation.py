@@ -22,7 +22,7 @@ from dicom_node.results import codes
 from dicom_node.results.colours import LESION, organ_colour
 from dicom_node.results.equipment import NOT_FOR_DIAGNOSIS, Equipment, segment_algorithm
 from dicom_node.results.geometry import on_source_slices
-from dicom_node.results.headers import clean_headers
+from dicom_node.results.headers import clean_headers, without_name
 from dicom_node.results.identifiers import lesion_tracking_uid, result_uid
 
 
@@ -158,7 +158,7 @@ def _segmentation(
 ) -> hd.seg.Segmentation:
     """One SEG object; `planes` (N, Rows, Columns) holds segment numbers."""
     segmentation = hd.seg.Segmentation(
-        source_images=headers,
+        source_images=without_name(headers),
         pixel_array=planes,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
@@ -177,6 +177,7 @@ def _segmentation(
         series_description=kind.series_description,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    segmentation.PatientName = headers[0].PatientName
     # highdicom draws this UID at random; a retry has to give the same object.
     organization = result_uid(key, f"{kind.role}-dimensions")
     segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization

@@ -201,6 +201,18 @@ def test_names_arrive_in_the_report(name, character_set, tmp_path):
     assert str(pydicom.dcmread(tmp_path / "validated.dcm").PatientName) == name
 
 
+@pytest.mark.parametrize("name", ["Mononym", "a name, freely written", "x" * 70])
+def test_an_odd_name_reaches_no_log(name, caplog, recwarn, capfd):
+    caplog.set_level("DEBUG")
+    slices = ct_series()
+    for dataset in slices:
+        dataset.add(pydicom.DataElement("PatientName", "PN", name, validation_mode=pydicom.config.IGNORE))
+    _, report = report_of(slices)
+    assert str(report.PatientName) == name
+    said = caplog.text + "".join(str(warning.message) for warning in recwarn) + "".join(capfd.readouterr())
+    assert name not in said
+
+
 def test_impossible_requests_are_refused():
     slices = ct_series()
     reading = make_reading(volume_of(slices), slices)

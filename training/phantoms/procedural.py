@@ -65,6 +65,7 @@ def procedural_anatomy(
         fat_front=fat * float(rng.uniform(0.8, 1.4)),
         fat_side=fat * float(rng.uniform(0.8, 1.2)),
         fat_back=fat * float(rng.uniform(0.6, 1.1)) + 3,
+        marbling=float(rng.uniform(0.0, 0.16)),
         arms_up=bool(rng.random() < 0.75),
         male=bool(rng.random() < 0.5),
         table=bool(rng.random() < 0.6),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from training.phantoms.procedural_canvas import Canvas, FloatArray, rotation
+from training.phantoms.procedural_canvas import Canvas, FloatArray, rotation, spline
 from training.phantoms.procedural_chest import Diaphragm
 from training.phantoms.procedural_trunk import Trunk
 from training.phantoms.tissues import FAT, MUSCLE
@@ -51,7 +51,9 @@ def paint_liver(
     reach = rng.uniform(12, 60)  # how far left the left lobe reaches
     visceral = tip + 0.42 * (x + 112) + 0.20 * (y + 60) + 3 * rough
     visceral = np.where(x > -20, visceral + 0.35 * (x + 20), visceral)
-    right = ((z - 84) / (92 * size(rng, 0.05))) ** 2 + ((y + 54) / 92) ** 2 + ((x + 82) / 74) ** 2 < 1 + 0.1 * rough
+    right = ((z - 84) / (92 * size(rng, 0.05))) ** 2 + ((y + 54) / 92) ** 2 + (
+        (x + 82) / 74
+    ) ** 2 < 1 + 0.1 * rough
     left = ((z - 124) / 42) ** 2 + ((y + 104) / 42) ** 2 + ((x + 12) / (34 + reach)) ** 2 < 1 + 0.12 * rough
     hilum = ((z - 72) / 34) ** 2 + ((y + 40) / 38) ** 2 + ((x + 2) / 38) ** 2 < 1
     below = z < diaphragm.height(y, x) - 3
@@ -62,10 +64,17 @@ def paint_liver(
     scale = size(rng, 0.15)
     canvas.tube(
         value["gallbladder"],
-        shifted(((neck - 18, -104, -62, 11 * scale), (neck, -90, -56, 14 * scale), (neck + 22, -74, -46, 8 * scale),
-                 (neck + 30, -66, -38, 4)), bed),
+        shifted(
+            (
+                (neck - 18, -104, -62, 11 * scale),
+                (neck, -90, -56, 14 * scale),
+                (neck + 22, -74, -46, 8 * scale),
+                (neck + 30, -66, -38, 4),
+            ),
+            bed,
+        ),
         over=(FAT, value["liver"]),
-    )  # fmt: skip
+    )
 
 
 def paint_spleen_stomach(
@@ -86,7 +95,11 @@ def paint_spleen_stomach(
         s = size(rng, 0.12)
         c = np.array((106, -2, 102)) + jitter(rng, 5)
         outer = ((z - c[0]) / (54 * s)) ** 2 + ((y - c[1]) / (52 * s)) ** 2 + ((x - c[2]) / (40 * s)) ** 2
-        inner = ((z - c[0]) / (58 * s)) ** 2 + ((y - c[1] + 36) / (46 * s)) ** 2 + ((x - c[2] + 42) / (36 * s)) ** 2
+        inner = (
+            ((z - c[0]) / (58 * s)) ** 2
+            + ((y - c[1] + 36) / (46 * s)) ** 2
+            + ((x - c[2] + 42) / (36 * s)) ** 2
+        )
         inside = (outer < 1 + 0.1 * canvas.rough[where]) & (inner > 1) & room(z, y, x) & cavity[where]
         canvas.put(value["spleen"], where, inside, (FAT,))
     full = size(rng, 0.14)
@@ -134,24 +147,34 @@ def paint_retroperitoneum(
         radii = np.array((53, 27, 25)) * s
         canvas.ellipsoid(FAT, centre, radii + rng.uniform(4, 9), turn=turn, over=solid)
         canvas.ellipsoid(value[f"kidney_{word}"], centre, radii, turn=turn, over=(FAT,))
-        hilum = centre + (0, -9, -19 * side)
+        hilum = centre + np.array((0, -9, -19 * side))
         canvas.ellipsoid(FAT, hilum, (22, 10, 15), turn=turn, over=(value[f"kidney_{word}"],))
     over = (FAT, value["liver"], value["spleen"])
     gland = value["adrenal_gland_right"]
     m = jitter(rng, 3)
-    canvas.tube(gland, shifted(((112, -24, -36, 4.2), (98, -26, -36, 5.0), (84, -22, -40, 3.8)), m), over=over)
+    canvas.tube(
+        gland, shifted(((112, -24, -36, 4.2), (98, -26, -36, 5.0), (84, -22, -40, 3.8)), m), over=over
+    )
     canvas.tube(gland, shifted(((100, -24, -36, 4.2), (86, -10, -34, 3.6)), m), over=over)
-    gland = value["adrenal_gland_left"]
-    m = jitter(rng, 3)
-    for tail in ((76, -26, 40, 3.8), (76, -20, 56, 3.8), (102, -36, 44, 4.2)):
-        canvas.tube(gland, shifted(((90, -42, 44, 5.0), tail), m), over=over)
     m = jitter(rng, 4)
     s = size(rng, 0.12)
     neck = (64, -82, 4, 10 * s)
-    canvas.tube(FAT, shifted(((52, -72, -18, 15), neck, (84, -46, 62, 12)), m), over=(value["stomach"],), grow_mm=3)
-    body = ((32, -68, -20, 12 * s), (52, -72, -18, 16 * s), neck, (74, -76, 28, 12 * s), (86, -54, 56, 12 * s),
-            (96, -32, 80, 10 * s))  # fmt: skip
+    canvas.tube(
+        FAT, shifted(((52, -72, -18, 15), neck, (84, -46, 62, 12)), m), over=(value["stomach"],), grow_mm=3
+    )
+    body = (
+        (32, -68, -20, 12 * s),
+        (52, -72, -18, 16 * s),
+        neck,
+        (74, -76, 28, 12 * s),
+        (86, -54, 56, 12 * s),
+        (96, -32, 80, 10 * s),
+    )
     canvas.tube(value["pancreas"], shifted(body, m), over=(FAT, value["duodenum"]), stretch=(1.25, 0.9, 1))
+    gland = value["adrenal_gland_left"]
+    m = jitter(rng, 3)
+    for tail in ((78, -34, 34, 3.8), (78, -30, 48, 3.8), (106, -36, 34, 4.2)):
+        canvas.tube(gland, shifted(((92, -44, 38, 5.0), tail), m), over=(*over, value["pancreas"]))
 
 
 def paint_abdominal_vessels(
@@ -163,11 +186,22 @@ def paint_abdominal_vessels(
     def front(z: float, distance: float) -> float:
         return trunk.spine_y(z) - 35 - distance
 
-    aorta = [(z, front(z, d), x, r * wide) for z, d, x, r in
-             ((120, 8, 5, 11), (95, 9, 5, 10.5), (60, 10, 6, 10), (20, 10, 6, 9.5), (-22, 9, 4, 9))]  # fmt: skip
+    aorta = [
+        (z, front(z, d), x, r * wide)
+        for z, d, x, r in (
+            (120, 8, 5, 11),
+            (95, 9, 5, 10.5),
+            (60, 10, 6, 10),
+            (20, 10, 6, 9.5),
+            (-22, 9, 4, 9),
+        )
+    ]
     canvas.tube(value["aorta"], aorta)
-    canvas.tube(value["aorta"], ((84, front(84, 12), 4, 4), (70, front(70, 28), 2, 4), (20, front(20, 30), 4, 3.5)),
-                over=(FAT, MUSCLE))  # fmt: skip
+    canvas.tube(
+        value["aorta"],
+        ((84, front(84, 12), 4, 4), (70, front(70, 28), 2, 4), (20, front(20, 30), 4, 3.5)),
+        over=(FAT, MUSCLE),
+    )
     base = 0.5 * (diaphragm.right + diaphragm.left)
     flat = float(rng.uniform(0.75, 1.05))
     cava = [(-34, front(-34, 8), -16, 10), (0, front(0, 9), -20, 11), (50, front(50, 11), -23, 11.5),
@@ -181,7 +215,10 @@ def paint_abdominal_vessels(
         canvas.tube(vein, points)
     for side, word in ((-1, "right"), (1, "left")):
         level = 48.0 if side < 0 else 62.0
-        renal = ((level + 2, front(level, 10), 14 * side, 4.5), (level, trunk.spine_y(level) - 22, 50 * side, 4))
+        renal = (
+            (level + 2, front(level, 10), 14 * side, 4.5),
+            (level, trunk.spine_y(level) - 22, 50 * side, 4),
+        )
         canvas.tube(value["inferior_vena_cava"] if word == "right" else value["aorta"], renal, over=(FAT,))
 
 
@@ -198,12 +235,24 @@ def paint_bowel(
     sag = rng.uniform(-40, 36)  # how low the transverse colon hangs
     ascending = wobble(((-112, -62, -74, 22), (-86, -58, -88, 26), (-50, -40, -95, 23), (-15, -34, -98, 21),
                         (14, -42, -94, 20), (24, -66, -86, 19)), 4)  # fmt: skip
-    transverse = wobble(((18, -100, -74, 18), (sag + 4, -116, -44, 18), (sag, -120, -6, 18), (sag + 16, -118, 34, 17),
-                         (56, -98, 72, 17), (92, -56, 98, 17), (102, -26, 104, 17)), 4)  # fmt: skip
+    transverse = wobble(
+        (
+            (18, -100, -74, 18),
+            (sag + 4, -116, -44, 18),
+            (sag, -120, -6, 18),
+            (sag + 16, -118, 34, 17),
+            (56, -98, 72, 17),
+            (92, -56, 98, 17),
+            (102, -26, 104, 17),
+        ),
+        4,
+    )
     descending = wobble(((70, -12, 106, 15), (30, -10, 102, 14), (-15, -18, 100, 14), (-60, -34, 100, 14)), 4)
     sigmoid = wobble(((-96, -58, 92, 14), (-132, -66, 62, 15), (-148, -80, 22, 15), (-126, -62, -12, 15),
                       (-118, -30, 4, 15)), 9)  # fmt: skip
-    rectum = wobble(((-136, 6, 2, 16), (-160, 22, 0, 19), (-186, 22, 0, 20), (-212, 10, 0, 15), (-236, 8, 0, 10)), 2)
+    rectum = wobble(
+        ((-136, 6, 2, 16), (-160, 22, 0, 19), (-186, 22, 0, 20), (-212, 10, 0, 15), (-236, 8, 0, 10)), 2
+    )
     path = [*ascending, *transverse, *descending, *sigmoid, *rectum]
     free = (FAT, value["liver"]) if rng.random() < 0.3 else (FAT,)
     inside = value["colon"]
@@ -220,8 +269,6 @@ def paint_bowel(
 
 def _haustra(path: Sequence[Sequence[float]], rng: np.random.Generator) -> Sequence[Sequence[float]]:
     """The colon's path in short steps with bulges about 35 mm apart."""
-    from training.phantoms.procedural_canvas import spline
-
     fine = spline(path, 8.0)
     phase = np.cumsum(rng.uniform(0.9, 2.0, len(fine)))
     fine[:, 3] *= 1 + 0.14 * np.sin(phase)

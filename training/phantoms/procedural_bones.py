@@ -12,7 +12,9 @@ import numpy as np
 
 from training.phantoms.procedural_canvas import Canvas, spline
 from training.phantoms.procedural_trunk import Trunk
-from training.phantoms.tissues import FAT, MUSCLE, SKIN
+from training.phantoms.tissues import DISC, FAT, MUSCLE, SKIN
+
+Control = tuple[float, float, float, float]  # z, y, x, radius
 
 # Level: z of the vertebra's middle, mm.
 VERTEBRAE = {
@@ -39,7 +41,7 @@ def paint_spine(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None:
         half_height = above * 0.5
         disc = 3.2 + 3.0 * size if z < 370 else 2.5
         body = (y - 17, x, 18.5 * (0.25 + 0.75 * size), 24.5 * (0.2 + 0.8 * size))
-        for tissue, grow in ((MUSCLE, 0.0), (label, disc / 2)):
+        for tissue, grow in ((DISC, 0.0), (label, disc / 2)):
             _cylinder(canvas, tissue, z, half_height - grow, body)
         canal = y + 13 + 2 * size
         slope = 22 if z > 110 else 8  # the thoracic spinous processes hang down
@@ -51,9 +53,14 @@ def paint_spine(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None:
             canvas.tube(label, ((z + 2, canal, x + 13 * side, 5), (z + 2, canal + 4, x + reach * side, 3.5)))
             canvas.tube(label, ((z + half_height + 3, canal + 6, x + 15 * side, 5.5),
                                 (z - half_height + 1, canal + 8, x + 15 * side, 5.5)))  # fmt: skip
-        canvas.tube(label, ((z - 3, canal + 10, x, 4.5), (z - slope, canal + 32 * (0.5 + 0.5 * size), x, 4.5)),
-                    stretch=(1.7, 1, 0.8))  # fmt: skip
-    line = [(z, trunk.spine_y(z) + 14, trunk.spine_x(z), 6.2 if z > 70 else 6.8) for z in range(-105, 471, 23)]
+        canvas.tube(
+            label,
+            ((z - 3, canal + 10, x, 4.5), (z - slope, canal + 32 * (0.5 + 0.5 * size), x, 4.5)),
+            stretch=(1.7, 1, 0.8),
+        )
+    line = [
+        (z, trunk.spine_y(z) + 14, trunk.spine_x(z), 6.2 if z > 70 else 6.8) for z in range(-105, 471, 23)
+    ]
     canvas.tube(value["spinal_cord"], line, stretch=(1, 0.9, 1.1))
 
 
@@ -81,7 +88,7 @@ def paint_ribs(canvas: Canvas, trunk: Trunk, value: Mapping[str, int], rng: np.r
             level = VERTEBRAE[f"T{number}"] + 8
             y, x = trunk.spine_y(level), trunk.spine_x(level)
             radius = 4.6 if number < 11 else 4.0
-            curve = [(level, y - 3, x + 19 * side, 4), (level - 3, y + 14, x + 34 * side, 4)]
+            curve: list[Control] = [(level, y - 3, x + 19 * side, 4), (level - 3, y + 14, x + 34 * side, 4)]
             angles = np.linspace(58 if number > 1 else 40, stop, 9)
             for k, angle in enumerate(angles):
                 z = level - 6 - slope * fall * (k / 8) ** 1.15
@@ -101,12 +108,12 @@ def _cartilages(
     canvas: Canvas,
     trunk: Trunk,
     cartilage: int,
-    ends: Sequence[tuple[float, float, float, float]],
+    ends: Sequence[Control],
     side: int,
 ) -> None:
     """From the rib ends to the breastbone; ribs 8 to 10 join the cartilage above."""
     targets = {0: 296, 1: 280, 2: 258, 3: 240, 4: 222, 5: 205, 6: 190}
-    middle = ends[0]
+    middle = goal = ends[0]
     for index, end in enumerate(ends[:10]):
         if index in targets:
             z = targets[index]
@@ -140,13 +147,23 @@ def paint_shoulders(canvas: Canvas, value: Mapping[str, int], *, arms_up: bool) 
         canvas.tube(blade, ((*glenoid, 11), (glenoid[0] + 1, glenoid[1] + 4, glenoid[2] - 8 * side, 8)))
         canvas.tube(blade, ((330 + lift, 40, 82 * side, 4), (346 + lift, 22, 118 * side, 5),
                             (354 + lift, -22, (143 + out) * side, 6)))  # fmt: skip
-        canvas.tube(blade, ((glenoid[0] + 10, -22, glenoid[2], 5), (glenoid[0] + 12, -52, glenoid[2] - 4 * side, 5)))
+        canvas.tube(
+            blade, ((glenoid[0] + 10, -22, glenoid[2], 5), (glenoid[0] + 12, -52, glenoid[2] - 4 * side, 5))
+        )
         head = (glenoid[0] + 3, -26, (147 + out) * side)
         if arms_up:
-            shaft = ((head[0] + 16, -26, head[2] + 4 * side, 15), (400, -28, 158 * side, 11), (475, -24, 156 * side, 11))
+            shaft: tuple[Control, ...] = (
+                (head[0] + 16, -26, head[2] + 4 * side, 15),
+                (400, -28, 158 * side, 11),
+                (475, -24, 156 * side, 11),
+            )
         else:
-            shaft = ((head[0] - 18, -28, head[2] + 6 * side, 16), (270, -28, 178 * side, 12), (150, -20, 196 * side, 11),
-                     (60, -30, 198 * side, 12))  # fmt: skip
+            shaft = (
+                (head[0] - 18, -28, head[2] + 6 * side, 16),
+                (270, -28, 178 * side, 12),
+                (150, -20, 196 * side, 11),
+                (60, -30, 198 * side, 12),
+            )
         arm = value[f"humerus_{word}"]
         canvas.ellipsoid(arm, head, (24, 22, 22), rough=0.03)
         canvas.tube(arm, shaft)
@@ -157,8 +174,16 @@ def paint_pelvis(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None
     for side, word in ((-1, "right"), (1, "left")):
         hip = value[f"hip_{word}"]
         socket = (-176.0, -18.0, 90.0 * side)
-        crest = spline(((-100, 52, 42 * side), (-66, 42, 66 * side), (-46, 8, 103 * side), (-54, -38, 122 * side),
-                        (-92, -74, 122 * side)), 10)  # fmt: skip
+        crest = spline(
+            (
+                (-100, 52, 42 * side),
+                (-66, 42, 66 * side),
+                (-46, 8, 103 * side),
+                (-54, -38, 122 * side),
+                (-92, -74, 122 * side),
+            ),
+            10,
+        )
         sweep = np.linspace(0, 1, len(crest))
         for share, point in zip(sweep, crest, strict=True):
             inward = 10 * np.sin(share * np.pi)  # the wing is a shallow bowl
@@ -174,8 +199,15 @@ def paint_pelvis(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None
         head = (-186.0, -24.0, 93.0 * side)
         canvas.ellipsoid(femur, head, (24, 24, 24), rough=0.02)
         canvas.tube(femur, ((*head, 17), (-206, -14, 122 * side, 15), (-216, -8, 134 * side, 17)))
-        canvas.tube(femur, ((-206, -4, 138 * side, 14), (-238, -10, 128 * side, 17), (-290, -18, 116 * side, 14),
-                            (-360, -20, 108 * side, 14)))  # fmt: skip
+        canvas.tube(
+            femur,
+            (
+                (-206, -4, 138 * side, 14),
+                (-238, -10, 128 * side, 17),
+                (-290, -18, 116 * side, 14),
+                (-360, -20, 108 * side, 14),
+            ),
+        )
     y = trunk.spine_y(-86)
     x = trunk.spine_x(-86)
     plate = ((-82, y - 12, x, 17), (-104, y + 4, x, 18), (-128, y + 26, x, 15), (-152, y + 42, x, 10),

@@ -9,16 +9,18 @@ painted as a plain ellipsoid comes out bent differently in every body.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from core_model.anatomy import structures
-from training.phantoms.tissues import AIR, N_TISSUES
+from training.phantoms.tissues import AIR, N_TISSUES, SKIN, TABLE
 
 FloatArray = npt.NDArray[np.float32]
 Point = tuple[float, float, float]
+Vector = Sequence[float] | npt.NDArray[np.float64] | npt.NDArray[np.float32]
 Slices = tuple[slice, slice, slice]
 
 
@@ -52,9 +54,7 @@ def smooth_noise(rng: np.random.Generator, shape: Sequence[int], cells: Sequence
     smoothed = torch.nn.functional.avg_pool3d(
         torch.nn.functional.pad(middle, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, stride=1
     )
-    fine = torch.nn.functional.interpolate(
-        smoothed, size=list(shape), mode="trilinear", align_corners=True
-    )
+    fine = torch.nn.functional.interpolate(smoothed, size=list(shape), mode="trilinear", align_corners=True)
     return fine[0, 0].numpy()  # (D, H, W)
 
 
@@ -127,7 +127,7 @@ class Canvas:
         self.reach = np.asarray(shifts)
         self.rough = smooth_noise(rng, shape, [max(2, round(e / 22)) for e in extent])
 
-    def box(self, low: Sequence[float], high: Sequence[float]) -> Slices | None:
+    def box(self, low: Vector, high: Vector) -> Slices | None:
         """The voxels that can hold atlas coordinates between two corners, None where there are none."""
         first = np.floor((np.asarray(low) - self.reach - self.start) / self.step).astype(int)
         last = np.ceil((np.asarray(high) + self.reach - self.start) / self.step).astype(int) + 1
@@ -150,10 +150,10 @@ class Canvas:
         inside: npt.NDArray[np.bool_],
         over: Iterable[int] | None = None,
     ) -> None:
-        """Set the voxels of a box where `inside`, only over the tissues `over`; None: all but air."""
+        """Set the voxels of a box where `inside`, only over `over`; None: all but air, skin, table."""
         target = self.labels[where]
         if over is None:
-            inside = inside & (target != AIR)
+            inside = inside & (target != AIR) & (target != SKIN) & (target != TABLE)
         else:
             table = np.zeros(N_TISSUES, dtype=bool)
             table[list(over)] = True
@@ -176,8 +176,8 @@ class Canvas:
     def ellipsoid(
         self,
         value: int,
-        centre: Sequence[float],
-        radii: Sequence[float],
+        centre: Vector,
+        radii: Vector,
         *,
         turn: FloatArray | None = None,
         rough: float = 0.07,
@@ -236,7 +236,7 @@ class Canvas:
         curve = spline(points, step_mm) if smooth else np.asarray(points, dtype=np.float64)
         wide = np.asarray(stretch, dtype=np.float64)
         allowed = None if over is None else tuple(over)
-        for p, q in zip(curve[:-1], curve[1:], strict=True):
+        for p, q in pairwise(curve):
             radius = max(p[3], q[3]) + grow_mm
             where = self.box(
                 np.minimum(p[:3], q[:3]) - radius * wide, np.maximum(p[:3], q[:3]) + radius * wide

@@ -33,7 +33,9 @@ class Diaphragm:
         depth = ((y + 52) / 84) ** 2
         right = self.right - self.fall * (depth + ((x + 68) / 76) ** 2)
         left = self.left - self.fall * (depth + ((x - 70) / 74) ** 2)
-        centre = 0.5 * (self.right + self.left) - 14 - self.fall * (((y + 88) / 66) ** 2 + ((x - 14) / 66) ** 2)
+        centre = (
+            0.5 * (self.right + self.left) - 14 - self.fall * (((y + 88) / 66) ** 2 + ((x - 14) / 66) ** 2)
+        )
         height: FloatArray = np.maximum(np.maximum(right, left), centre)
         return height
 
@@ -99,8 +101,11 @@ def paint_heart(
     canvas.ellipsoid(value["atrial_appendage_left"], (base + 72, -78, 36), (12, 20, 12), over=free)
     for side in (-1, 1):
         for rise in (0, 22):
-            canvas.tube(value["pulmonary_vein"], ((base + 56 + rise * 0.4, -54, 26 * side, 7),
-                                                  (base + 50 + rise, -40, 58 * side, 5)), over=free)  # fmt: skip
+            canvas.tube(
+                value["pulmonary_vein"],
+                ((base + 56 + rise * 0.4, -54, 26 * side, 7), (base + 50 + rise, -40, 58 * side, 5)),
+                over=free,
+            )
 
 
 def paint_chest_vessels(
@@ -125,9 +130,13 @@ def paint_chest_vessels(
     canvas.tube(FAT, arch, over=air, grow_mm=3)
     canvas.tube(value["aorta"], arch)
     canvas.tube(FAT, ((330, -66, -38, 9), (225, -70, -40, 10)), over=air, grow_mm=3)
-    canvas.tube(value["superior_vena_cava"], ((298, -76, -36, 8), (262, -72, -38, 9.5), (base + 66, -72, -37, 10)))
+    canvas.tube(
+        value["superior_vena_cava"], ((298, -76, -36, 8), (262, -72, -38, 9.5), (base + 66, -72, -37, 10))
+    )
     canvas.tube(value["brachiocephalic_vein_right"], ((335, -66, -52, 6.5), (297, -76, -38, 8)))
-    canvas.tube(value["brachiocephalic_vein_left"], ((334, -70, 50, 6), (316, -92, 18, 6.5), (300, -80, -32, 7)))
+    canvas.tube(
+        value["brachiocephalic_vein_left"], ((334, -70, 50, 6), (316, -92, 18, 6.5), (300, -80, -32, 7))
+    )
     branches = (
         ("brachiocephalic_trunk", ((296, -72, -10, 6.5), (318, -70, -26, 6))),
         ("common_carotid_artery_right", ((318, -72, -26, 4), (400, -62, -34, 4))),
@@ -156,7 +165,9 @@ def paint_airway(canvas: Canvas, trunk: Trunk, value: Mapping[str, int]) -> None
                 (310, trunk.spine_y(310) - 54, -2, 9), (262, fork_y, -4, 9.5))  # fmt: skip
     air = (FAT, MUSCLE, value["esophagus"], *lobes(value))
     for side in (-1, 1):
-        canvas.tube(value["thyroid_gland"], ((348, -70, 20 * side, 8), (372, -72, 20 * side, 9)), over=(FAT, MUSCLE))
+        canvas.tube(
+            value["thyroid_gland"], ((348, -70, 20 * side, 8), (372, -72, 20 * side, 9)), over=(FAT, MUSCLE)
+        )
         canvas.tube(value["trachea"], ((262, fork_y, -4, 8), (238, fork_y + 8, 36 * side, 6)), over=air)
     canvas.tube(MUSCLE, windpipe, over=(FAT, *lobes(value)), grow_mm=2)
     canvas.tube(value["trachea"], windpipe)

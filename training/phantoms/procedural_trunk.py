@@ -28,8 +28,8 @@ CAVITY = (
 # z mm: half width, front and back of the muscle envelope
 WALL = (
     (-300, 165, -85, 72), (-250, 168, -92, 78), (-210, 166, -102, 80), (-170, 160, -118, 78),
-    (-120, 156, -134, 76), (-80, 144, -140, 74), (-40, 133, -143, 73), (0, 132, -147, 74),
-    (50, 138, -151, 74), (100, 145, -155, 76), (150, 145, -154, 78), (200, 141, -146, 80),
+    (-120, 156, -134, 76), (-80, 144, -140, 72), (-40, 133, -143, 67), (0, 132, -147, 66),
+    (50, 138, -151, 67), (100, 145, -155, 71), (150, 145, -154, 78), (200, 141, -146, 80),
     (250, 138, -135, 80), (290, 147, -125, 74), (315, 160, -116, 64), (335, 150, -102, 52),
     (352, 105, -90, 38), (372, 68, -84, 26), (420, 60, -82, 20),
 )  # fmt: skip
@@ -47,6 +47,7 @@ class Build:
     Attributes
     ----------
     fat_front, fat_side, fat_back: thickness of the subcutaneous fat, mm.
+    marbling: how much fat lies between the muscles of the wall, 0 to 0.16.
     arms_up: whether the arms lie beside the head.
     male: whether there is a prostate.
     table: whether the patient table is in the image.
@@ -55,6 +56,7 @@ class Build:
     fat_front: float
     fat_side: float
     fat_back: float
+    marbling: float
     arms_up: bool
     male: bool
     table: bool
@@ -98,7 +100,8 @@ class Trunk:
     @staticmethod
     def row(z: FloatArray) -> npt.NDArray[np.int32]:
         """Index of the table row of each height."""
-        return np.clip(np.rint(z) - Z_LOW, 0, Z_HIGH - Z_LOW).astype(np.int32)
+        rows: npt.NDArray[np.int32] = np.clip(np.rint(z) - Z_LOW, 0, Z_HIGH - Z_LOW).astype(np.int32)
+        return rows
 
     def spine_y(self, z: float) -> float:
         """y of the middle of the vertebra at a height."""
@@ -139,7 +142,7 @@ def paint_trunk(canvas: Canvas, trunk: Trunk, build: Build) -> npt.NDArray[np.bo
     -------
     (D, H, W) bool: the cavity inside the muscle wall (chest, abdomen and pelvis).
     """
-    z, y, x = canvas.coordinates
+    z, _, x = canvas.coordinates
     labels = canvas.labels
     fat = (build.fat_side, build.fat_front, build.fat_back)
     outline = trunk.within(trunk.wall, canvas, fat) < 1
@@ -160,9 +163,8 @@ def paint_trunk(canvas: Canvas, trunk: Trunk, build: Build) -> npt.NDArray[np.bo
             canvas.ellipsoid(FAT, breast, (48 + 0.5 * depth, depth, 52), over=(AIR,))
     cavity = (trunk.within(trunk.cavity, canvas, (0, 0, 0)) < 1) & (z < 352) & (z > -238)
     labels[cavity] = FAT
-    # The rectus sheath and the back muscles meet the skin less evenly than an ellipse does.
-    rim = (labels == MUSCLE) & (canvas.rough > 1.25) & ~cavity & (np.abs(y - 40) > 45)
-    labels[rim & ~ndimage.binary_erosion(labels == MUSCLE, iterations=2)] = FAT
+    # Fat runs between the muscles of the wall; the deep and gluteal muscles are painted later.
+    labels[(labels == MUSCLE) & (np.abs(canvas.rough - 0.35) < build.marbling)] = FAT
     body = labels > 0
     thickness = max(1, round(2.4 / float(canvas.step.min())))
     labels[body & ~ndimage.binary_erosion(body, iterations=thickness, border_value=1)] = SKIN
