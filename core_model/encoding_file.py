@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -25,7 +27,7 @@ class EncodingError(ValueError):
 def save_encoding(encoding: StudyEncoding, path: Path) -> None:
     """Write `encoding` to `path` (a few MB for a study)."""
     inside = np.abs(encoding.grid_features.astype(np.float32)).max(-1) > 0
-    tensors = {
+    tensors: dict[str, npt.NDArray[Any]] = {
         "global_feature": encoding.global_feature,
         "organ_features": encoding.organ_features,
         "organ_present": encoding.organ_present.astype(np.uint8),

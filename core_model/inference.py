@@ -15,7 +15,7 @@ from monai.inferers.utils import sliding_window_inference
 from scipy import ndimage
 
 from core_model.model import SightlineModel
-from core_model.volume import bounding_slices, window
+from core_model.volume import bounding_slices, sub_geometry, window
 
 BODY_HU = -400.0
 MAX_IN_PLANE = 128  # voxels of the window in plane; a body wider than 512 mm at 4 mm is tiled
@@ -44,7 +44,9 @@ def supports_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # torch has no public question for this yet; without the private one, float32 is the safe answer.
-    asks = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+    asks = [
+        getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    ]
     return any(bool(ask()) for ask in asks if ask is not None)
 
 
@@ -89,7 +91,8 @@ def body_mask(hu: torch.Tensor) -> torch.Tensor:
     labels, n = ndimage.label(dense)
     if n == 0:
         raise ValueError(
-            "volume shows no body: nothing in it is denser than -400 HU; is the rescale to Hounsfield units missing?"
+            "volume shows no body: nothing in it is denser than -400 HU; "
+            "is the rescale to Hounsfield units missing?"
         )
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
@@ -121,7 +124,8 @@ def encode_scan(
     box = bounding_slices(body.numpy(), margin=(2, 4, 4))
     # Even sides, so that half-resolution cells cover whole voxels.
     box_even = tuple(
-        slice(s.start, min(s.stop + (s.stop - s.start) % 2, n)) for s, n in zip(box, hu.shape[2:], strict=True)
+        slice(s.start, min(s.stop + (s.stop - s.start) % 2, n))
+        for s, n in zip(box, hu.shape[2:], strict=True)
     )
     box_even = tuple(slice(s.start, s.stop - (s.stop - s.start) % 2) for s in box_even)
     x = window(hu[:, :, box_even[0], box_even[1], box_even[2]])
@@ -152,7 +156,7 @@ def encode_scan(
             cval=-1.0,  # both channels of the window are -1 in air
         )
         probability = organ_logits[0].softmax(0).cpu()
-    inner = geometry[box_even[0], box_even[1], box_even[2]]
+    inner = sub_geometry(geometry, box_even[0], box_even[1], box_even[2])
     return ScanFeatures(
         geometry=inner,
         body=body[box_even[0], box_even[1], box_even[2]],

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
-from core_model.volume import bounding_slices, resample
+from core_model.volume import bounding_slices, resample, sub_geometry
 
 SLAB = 16  # slices per step
 REACH_MM = 8.0  # how far beyond its organ a lesion may bulge; our choice
@@ -43,7 +43,7 @@ def label_volume(probability: torch.Tensor, geometry: hd.VolumeGeometry, like: h
     z, y, x = inside
     for start in range(z.start, z.stop, SLAB):
         part = slice(start, min(start + SLAB, z.stop))
-        target = like.get_geometry()[part, y, x]
+        target = sub_geometry(like.get_geometry(), part, y, x)
         values = resample(chosen, geometry, target, antialias=False)  # (1 + K, d, H, W)
         out[part, y, x] = table[values.argmax(0).numpy()]
     return like.with_array(out)
@@ -110,11 +110,11 @@ def paste(
     """
     out = np.zeros(like.spatial_shape, dtype=bool)
     box = bounding_slices(mask, margin=(2, 2, 2))
-    part = geometry[box[0], box[1], box[2]]
+    part = sub_geometry(geometry, *box)
     inside = _extent(part, like)
     if inside is None:
         return out
-    target = like.get_geometry()[inside[0], inside[1], inside[2]]
+    target = sub_geometry(like.get_geometry(), *inside)
     fine = resample(probability[box][None], part, target, antialias=False)[0].numpy()
     level = min(threshold, 0.5 * float(fine.max()))
     out[inside] = fine >= max(level, 1e-6)

@@ -143,6 +143,12 @@ def window(hu: torch.Tensor) -> torch.Tensor:
     return torch.cat([wide, soft], dim=1)  # (B, 2, D, H, W)
 
 
+def sub_geometry(geometry: hd.VolumeGeometry, first: slice, second: slice, third: slice) -> hd.VolumeGeometry:
+    """The part of a grid that the slices of its three axes name."""
+    # highdicom annotates the index as a tuple of one element.
+    return geometry[first, second, third]  # type: ignore[index]
+
+
 def bounding_slices(mask: npt.NDArray[np.bool_], margin: Sequence[int]) -> tuple[slice, slice, slice]:
     """The slices of the smallest box round `mask`, grown by `margin` voxels and kept inside.
 

@@ -69,9 +69,7 @@ def objective(
     ----------
     n_texts: abnormalities whose masks and findings are judged; those present come first.
     """
-    encoded = model.encode_image(
-        window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
-    )
+    encoded = model.encode_image(window(batch.hu).contiguous(memory_format=torch.channels_last_3d))
     chosen = _choose(batch.findings, n_texts, rng)
     present = model.project_text(_draw(bank.present, rng))
     absent = model.project_text(_draw(bank.absent, rng))
@@ -83,8 +81,12 @@ def objective(
         "organs": organ_loss(encoded.organ_logits, batch.organs),
         "organ_text": organ_text_loss(pooled, names.embedding, in_view, model.organ_scale),
     }
-    losses |= _abnormality_losses(model, encoded, batch, shares, pooled, present, absent, chosen)
-    losses["localization"] = _localization(model, encoded, batch, shares, in_view, present, names, rng)
+    losses |= _abnormality_losses(
+        model, encoded, batch, chosen, shares=shares, pooled=pooled, present=present, absent=absent
+    )
+    losses["localization"] = _localization(
+        model, encoded, batch, rng, shares=shares, in_view=in_view, present=present, names=names
+    )
     losses["report"] = _report(model, encoded, batch, present, absent)
     return losses
 
@@ -139,11 +141,12 @@ def _abnormality_losses(
     model: SightlineModel,
     encoded: Encoded,
     batch: Sample,
+    chosen: torch.Tensor,
+    *,
     shares: torch.Tensor,
     pooled: torch.Tensor,
     present: EncodedText,
     absent: EncodedText,
-    chosen: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     target, region = _targets(batch, shares, chosen)
     logits = text_masks(encoded.dense, present.mask_weight[chosen], present.mask_bias[chosen])
@@ -163,11 +166,12 @@ def _localization(
     model: SightlineModel,
     encoded: Encoded,
     batch: Sample,
+    rng: np.random.Generator,
+    *,
     shares: torch.Tensor,
     in_view: torch.Tensor,
     present: EncodedText,
     names: EncodedText,
-    rng: np.random.Generator,
 ) -> torch.Tensor:
     """Every positive sentence, and three organ names per scan, against the scan's own cells."""
     rows, masses = [], []

@@ -91,7 +91,8 @@ def new_model(settings: Settings) -> SightlineModel:
     config = ModelConfig.from_dict({**settings.model, "text": text_config})
     model = SightlineModel(config, tokenizer)
     model.text.bert.load_state_dict(state)
-    return model.to(memory_format=torch.channels_last_3d)
+    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # not annotated
+    return model
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -187,11 +188,15 @@ class Run:
             crops=s.data["crops"],
         )
         loader = DataLoader(
-            stream, batch_size=batch_size, num_workers=s.data["workers"], collate_fn=collate, prefetch_factor=4
+            stream,
+            batch_size=batch_size,
+            num_workers=s.data["workers"],
+            collate_fn=collate,
+            prefetch_factor=4,
         )
         task = progress.add_task("training", total=s.optimiser["steps"], completed=self.step, note="")
-        last_save, running = time.monotonic(), {}
-        last = time.monotonic()
+        running: dict[str, float] = {}
+        last = last_save = time.monotonic()
         self.model.train()
         for batch in loader:
             if self.step >= s.optimiser["steps"]:
@@ -241,7 +246,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Pretrain the model on phantoms. Interrupt it at will: the same command goes on.",
         epilog="example: python -m training.pretrain --out runs/first --label-maps path/to/label_maps",
     )
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: %(default)s)")
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for state, log and checkpoint")
     parser.add_argument(
         "--label-maps",
@@ -268,7 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns) as progress:
-        progress.console.print(f"{'resumed at step ' + str(run.step) if resumed else 'new run'} in {args.out}")
+        progress.console.print(
+            f"{'resumed at step ' + str(run.step) if resumed else 'new run'} in {args.out}"
+        )
         run.train(progress)
 
 

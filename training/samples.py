@@ -52,9 +52,7 @@ def make_phantom(source: AnatomySource, rng: np.random.Generator) -> Phantom:
     return scan(plant(anatomy, rng), anatomy.spacing_mm, rng)
 
 
-def crop(
-    phantom: Phantom, rng: np.random.Generator, window: Sequence[int], spacing_mm: float
-) -> Sample:
+def crop(phantom: Phantom, rng: np.random.Generator, window: Sequence[int], spacing_mm: float) -> Sample:
     """A randomly deformed crop of a phantom on the model's grid.
 
     Parameters
