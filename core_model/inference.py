@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import highdicom as hd
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.inferers.utils import sliding_window_inference
 from scipy import ndimage
 
@@ -18,6 +19,7 @@ from core_model.model import SightlineModel
 from core_model.volume import bounding_slices, sub_geometry, window
 
 BODY_HU = -400.0
+AIR = -1.0  # both channels of `core_model.volume.window` in air
 MAX_IN_PLANE = 128  # voxels of the window in plane; a body wider than 512 mm at 4 mm is tiled
 
 
@@ -87,7 +89,9 @@ def body_mask(hu: torch.Tensor) -> torch.Tensor:
     ------
     ValueError: if nothing in the volume is denser than -400 HU (it is no CT of a body).
     """
-    dense = ndimage.binary_opening(hu.numpy() > BODY_HU, iterations=1)
+    # Beyond its end the scan goes on: else opening would erase scans of one or two layers.
+    dense = np.pad(hu.numpy() > BODY_HU, 1, mode="edge")
+    dense = ndimage.binary_opening(dense, iterations=1)[1:-1, 1:-1, 1:-1]
     labels, n = ndimage.label(dense)
     if n == 0:
         raise ValueError(
@@ -121,21 +125,19 @@ def encode_scan(
     ValueError: if the scan shows no body.
     """
     body = body_mask(hu[0, 0])
-    box = bounding_slices(body.numpy(), margin=(2, 4, 4))
-    # Even sides, so that half-resolution cells cover whole voxels.
-    box_even = tuple(
-        slice(s.start, min(s.stop + (s.stop - s.start) % 2, n))
-        for s, n in zip(box, hu.shape[2:], strict=True)
-    )
-    box_even = tuple(slice(s.start, s.stop - (s.stop - s.start) % 2) for s in box_even)
-    x = window(hu[:, :, box_even[0], box_even[1], box_even[2]])
+    hu, body, geometry = _evened(hu, body, geometry)
+    box = _even_box(bounding_slices(body.numpy(), margin=(2, 4, 4)), hu.shape[2:])
+    x = window(hu[:, :, box[0], box[1], box[2]])
+    size = x.shape[2:]
     stride, train_window = model.image.stride, model.config.window
     roi = (
-        min(train_window[0], _multiple(x.shape[2], stride)),
-        min(MAX_IN_PLANE, max(train_window[1], _multiple(x.shape[3], stride))),
-        min(MAX_IN_PLANE, max(train_window[2], _multiple(x.shape[4], stride))),
+        train_window[0],
+        min(MAX_IN_PLANE, max(train_window[1], _multiple(size[1], stride))),
+        min(MAX_IN_PLANE, max(train_window[2], _multiple(size[2], stride))),
     )
-    roi = (max(roi[0], train_window[0]), roi[1], roi[2])
+    # MONAI would pad by itself, but centred: half-resolution cells would then lie half a cell off.
+    missing = [max(0, r - n) for r, n in zip(roi, size, strict=True)]
+    x = F.pad(x, (0, missing[2], 0, missing[1], 0, missing[0]), value=AIR)
 
     def predict(tile: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         tile = tile.contiguous(memory_format=torch.channels_last_3d)
@@ -152,19 +154,39 @@ def encode_scan(
             overlap=0.5,
             mode="gaussian",
             sigma_scale=0.25,
-            padding_mode="constant",
-            cval=-1.0,  # both channels of the window are -1 in air
         )
-        probability = organ_logits[0].softmax(0).cpu()
-    inner = sub_geometry(geometry, box_even[0], box_even[1], box_even[2])
+    half = [n // 2 for n in size]
+    inner = sub_geometry(geometry, *box)
     return ScanFeatures(
         geometry=inner,
-        body=body[box_even[0], box_even[1], box_even[2]],
-        organ_probability=probability,
-        dense=dense[0].cpu(),
-        grid=grid[0].cpu(),
+        body=body[box],
+        organ_probability=organ_logits[0, :, : size[0], : size[1], : size[2]].softmax(0).cpu(),
+        dense=dense[0, :, : size[0], : size[1], : size[2]].cpu(),
+        grid=grid[0, :, : half[0], : half[1], : half[2]].cpu(),
         grid_geometry=halved(inner),
     )
+
+
+def _evened(
+    hu: torch.Tensor, body: torch.Tensor, geometry: hd.VolumeGeometry
+) -> tuple[torch.Tensor, torch.Tensor, hd.VolumeGeometry]:
+    """The scan with even sides, so that half-resolution cells cover whole voxels.
+
+    Odd sides get their last layer once more, outside of the body, instead of losing it.
+    """
+    odd = [n % 2 for n in body.shape]
+    ends = (0, odd[2], 0, odd[1], 0, odd[0])
+    grown = geometry.pad([[0, n] for n in odd])
+    return F.pad(hu, ends, mode="replicate"), F.pad(body, ends), grown
+
+
+def _even_box(box: tuple[slice, slice, slice], shape: torch.Size) -> tuple[slice, slice, slice]:
+    """`box` grown to even sides inside of an even `shape`."""
+    even = []
+    for s, n in zip(box, shape, strict=True):
+        odd = (s.stop - s.start) % 2
+        even.append(slice(s.start, s.stop + odd) if s.stop < n else slice(s.start - odd, s.stop))
+    return even[0], even[1], even[2]
 
 
 def halved(geometry: hd.VolumeGeometry) -> hd.VolumeGeometry:
