@@ -66,6 +66,13 @@ def load_encoding(path: Path) -> StudyEncoding:
         raise EncodingError(
             f"{path} has format {metadata.get('format')!r}, needed is {FORMAT!r}; read the study again"
         )
+    try:
+        return _encoding_of(tensors, metadata)
+    except (KeyError, ValueError) as error:
+        raise EncodingError(f"{path} is damaged ({error}); read the study again") from error
+
+
+def _encoding_of(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str]) -> StudyEncoding:
     shape = tensors["grid_organs"].shape
     inside = np.unpackbits(tensors["grid_inside"], count=int(np.prod(shape))).reshape(shape).astype(bool)
     features = np.zeros((*shape, tensors["grid_features"].shape[-1]), dtype=np.float16)

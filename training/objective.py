@@ -93,7 +93,8 @@ def objective(
 
 def _choose(findings: torch.Tensor, n: int, rng: np.random.Generator) -> torch.Tensor:
     """Indices of `n` abnormalities: present ones first, the rest at random."""
-    score = (findings == 1).any(0).float() * 2 + torch.from_numpy(rng.random(findings.shape[1]))
+    score = (findings == 1).any(0).float() * 2
+    score = score + torch.from_numpy(rng.random(findings.shape[1])).to(score.device)
     return score.topk(min(n, findings.shape[1])).indices
 
 
@@ -110,8 +111,8 @@ def organ_shares(labels: torch.Tensor) -> torch.Tensor:
     """
     index = torch.where(labels == IGNORE, 0, labels).long()[:, None]
     b, _, d, h, w = index.shape
-    shares = torch.zeros(b, len(organs()) + 1, d // 2, h // 2, w // 2)
-    eighth = torch.full((b, 1, d // 2, h // 2, w // 2), 0.125)
+    shares = torch.zeros(b, len(organs()) + 1, d // 2, h // 2, w // 2, device=labels.device)
+    eighth = torch.full((b, 1, d // 2, h // 2, w // 2), 0.125, device=labels.device)
     for z in (0, 1):
         for y in (0, 1):
             for x in (0, 1):
@@ -183,7 +184,7 @@ def _localization(
                 texts.append(present.embedding[index])
                 mass.append(F.avg_pool3d(here[None, None].float(), 2)[0, 0])
         seen = in_view[b].nonzero().flatten()
-        for o in seen[torch.from_numpy(rng.permutation(len(seen)))][:3].tolist():
+        for o in seen.cpu()[torch.from_numpy(rng.permutation(len(seen)))][:3].tolist():
             texts.append(names.embedding[o])
             mass.append(shares[b, o])
         if texts:

@@ -31,7 +31,7 @@ from training.objective import TextBank, objective
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
 from training.phantoms.procedural import procedural_anatomy
 from training.phantoms.tissues import Anatomy
-from training.samples import AnatomySource, PhantomCrops, collate
+from training.samples import AnatomySource, PhantomCrops, Sample, collate
 from training.text_tower import load_public_encoder
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "pretrain.toml"
@@ -127,7 +127,7 @@ class Run:
         """Load the state of an interrupted run; False if there is none."""
         if not self.state_file.exists():
             return False
-        state = torch.load(self.state_file, weights_only=True)
+        state = torch.load(self.state_file, weights_only=True, map_location=self.device)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -192,7 +192,7 @@ class Run:
             batch_size=batch_size,
             num_workers=s.data["workers"],
             collate_fn=collate,
-            prefetch_factor=4,
+            prefetch_factor=4 if s.data["workers"] else None,
         )
         task = progress.add_task("training", total=s.optimiser["steps"], completed=self.step, note="")
         running: dict[str, float] = {}
@@ -220,13 +220,15 @@ class Run:
                 last_save = time.monotonic()
         self.save()
 
-    def _update(self, bank: TextBank, batch: Any, rng: np.random.Generator) -> dict[str, float]:
+    def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
         s = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, s)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            losses = objective(self.model, bank, batch, rng, s.optimiser["texts_per_step"])
-        total = sum((losses[name] * weight for name, weight in s.loss.items()), torch.zeros(()))
+            losses = objective(self.model, bank, batch.to(self.device), rng, s.optimiser["texts_per_step"])
+        total = sum(
+            (losses[name] * weight for name, weight in s.loss.items()), torch.zeros((), device=self.device)
+        )
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), s.optimiser["clip"])

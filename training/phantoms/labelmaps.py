@@ -26,6 +26,7 @@ from training.phantoms.tissues import (
     DISC,
     FAT,
     MUSCLE,
+    N_TISSUES,
     OTHER_BONE,
     OTHER_VESSEL,
     SKIN,
@@ -91,6 +92,12 @@ def _load(path: Path, spacing_mm: float) -> npt.NDArray[np.uint8]:
     image = cast(nibabel.Nifti1Image, nibabel.load(path))
     ids = np.asanyarray(image.dataobj).astype(np.int16)
     table = _table_of(path)
+    known = N_TISSUES if table is None else len(table)
+    if ids.min() < 0 or ids.max() >= known:
+        raise ValueError(
+            f"label map {path.name} holds ids {ids.min()} to {ids.max()}; expected TotalSegmentator v2 "
+            f"class ids, or 0 to {known - 1} with a labels.tsv beside it"
+        )
     values = ids.astype(np.uint8) if table is None else table[ids]
     relabelled = nibabel.Nifti1Image(values, image.affine)  # type: ignore[no-untyped-call]
     volume = canonical(hd.Volume.from_nibabel(relabelled))
@@ -129,7 +136,7 @@ class LabelMapAnatomy:
 
         Raises
         ------
-        ValueError: if the map holds no label at all.
+        ValueError: if the map holds no label at all, or ids that mean nothing.
         """
         labels = _load(path, spacing_mm)
         if not labels.any():
