@@ -1,0 +1,125 @@
+"""What `sightline check` looks at before a node is started: one result per thing.
+
+Not a monitor of a running node: a port that is taken by the node itself counts as not free.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from core_model.checkpoint import default_checkpoint, load_checkpoint
+from dicom_node.config import Config, Destination
+from dicom_node.delivery import echo
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found.
+
+    Attributes
+    ----------
+    name: what was looked at.
+    ok: whether a node can run with it.
+    message: one line for a person: the value, or what is wrong and the cure.
+    """
+
+    name: str
+    ok: bool
+    message: str
+
+
+def run_checks(config: Config) -> list[CheckResult]:
+    """Check everything that a node needs, all of it, whatever fails on the way."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("configuration", lambda: _configuration(config)),
+        ("archive", lambda: _archive(config)),
+        ("disk", lambda: _disk(config)),
+        ("checkpoint", lambda: _checkpoint(config)),
+        ("port", lambda: _port(config)),
+        *_peers(config),
+    ]
+    return [_result(name, check) for name, check in checks]
+
+
+class _FailedCheckError(Exception):
+    """A check failed; the message is for a person."""
+
+
+def _result(name: str, check: Callable[[], str]) -> CheckResult:
+    try:
+        return CheckResult(name, True, check())
+    except (_FailedCheckError, OSError, ValueError) as error:
+        return CheckResult(name, False, str(error).splitlines()[0])
+
+
+def _configuration(config: Config) -> str:
+    """A `Config` is valid by construction; say what it comes to."""
+    callers = ", ".join(config.calling_ae_titles) or "any (loopback only)"
+    return f"{config.ae_title} on {config.address}, callers: {callers}"
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def _archive(config: Config) -> str:
+    """Writing is tried where it will happen, without making the archive."""
+    folder = _existing(config.archive.absolute())
+    if not folder.is_dir():
+        raise _FailedCheckError(f"archive = {str(config.archive)!r}: {folder} is not a folder")
+    probe = folder / ".sightline-check"
+    try:
+        probe.touch(exist_ok=True)
+        probe.unlink()
+    except OSError as error:
+        raise _FailedCheckError(f"archive = {str(config.archive)!r}: {error.strerror}") from error
+    return f"{config.archive} can be written"
+
+
+def _disk(config: Config) -> str:
+    free = shutil.disk_usage(_existing(config.archive.absolute())).free / 2**30
+    text = f"{free:.1f} GiB free, reserve {config.reserve_gib:g} GiB"
+    if free <= config.reserve_gib:
+        raise _FailedCheckError(f"{text}; nothing would be accepted: make room or lower reserve_gib")
+    return text
+
+
+def _checkpoint(config: Config) -> str:
+    folder = config.checkpoint or default_checkpoint()
+    identity = load_checkpoint(folder).identity
+    return f"{identity.name} {identity.version}, digest {identity.digest[:12]} verified"
+
+
+def _port(config: Config) -> str:
+    family = socket.AF_INET6 if ":" in config.address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.address, config.port))
+        except OSError as error:
+            raise _FailedCheckError(
+                f"port {config.port} on {config.address}: {error.strerror}; stop the program that "
+                "uses it (a node that runs already?) or choose another port"
+            ) from error
+    return f"{config.port} on {config.address} is free"
+
+
+def _peers(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:
+    if not config.destinations:
+        yield "destinations", lambda: "none is configured: results stay in the archive"
+    for destination in config.destinations:
+        yield f"destination {destination.name}", partial(_peer, config, destination)
+
+
+def _peer(config: Config, destination: Destination) -> str:
+    where = f"{destination.ae_title} at {destination.address}:{destination.port}"
+    reason = echo(destination, config)
+    if reason is not None:
+        raise _FailedCheckError(f"{where}: {reason}")
+    return f"{where} answers C-ECHO"

@@ -1,0 +1,269 @@
+"""The node's configuration: one typed TOML file, every key documented here.
+
+Not a place for behaviour: it says what is wanted and refuses what cannot work. The keys of
+the file are the attributes of `Config`; tables are the dataclasses it is made of. A whole file:
+
+.. code-block:: toml
+
+    ae_title = "SIGHTLINE"
+    address = "0.0.0.0"
+    port = 11112
+    calling_ae_titles = ["PACS"]
+    archive = "/var/lib/sightline"
+
+    [[destination]]
+    name = "pacs"
+    address = "10.0.0.5"
+    port = 104
+    ae_title = "PACS"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import ipaddress
+import json
+import math
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dicom_node.errors import SightlineError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A DICOM peer that results are stored to: one ``[[destination]]`` table.
+
+    Attributes
+    ----------
+    name: what it is called in logs and in the archive; unique.
+    address: host name or IP address.
+    port: TCP port, 1..65535.
+    ae_title: its AE title (PS3.5 table 6.2-1, VR AE: 1 to 16 characters).
+    """
+
+    name: str
+    address: str
+    port: int
+    ae_title: str
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SightlineError("destination.name is empty; give every destination a name")
+        _check_ae_title("destination.ae_title", self.ae_title)
+        _check_port("destination.port", self.port)
+
+
+@dataclass(frozen=True)
+class DeliverySettings:
+    """How results are sent again when a destination does not take them: the ``[delivery]`` table.
+
+    Attributes
+    ----------
+    retry_seconds: wait after the first failure; doubles with each further one.
+    retry_cap_seconds: longest wait between two attempts.
+    give_up_days: after so long without success a result counts as undeliverable.
+    timeout_seconds: how long a peer may take to connect or to answer.
+    """
+
+    retry_seconds: float = 30.0
+    retry_cap_seconds: float = 3600.0
+    give_up_days: float = 7.0
+    timeout_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for key in ("retry_seconds", "retry_cap_seconds", "give_up_days", "timeout_seconds"):
+            _check_positive(f"delivery.{key}", getattr(self, key))
+
+
+@dataclass(frozen=True)
+class ResultSettings:
+    """What is made of a reading: the ``[results]`` table. Part of the settings digest.
+
+    Attributes
+    ----------
+    organs: whether the organ SEG is written and sent (lesion SEG and SR always are).
+    """
+
+    organs: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that can be set. The defaults are safe on one machine: loopback only.
+
+    Attributes
+    ----------
+    ae_title: the node's own AE title.
+    address: IP address to listen on; anything but loopback needs `calling_ae_titles`.
+    port: TCP port to listen on.
+    calling_ae_titles: AE titles that may associate; empty means any, on loopback only.
+    maximum_associations: how many associations may be open at once.
+    archive: folder for received objects, results and the index.
+    database: SQLAlchemy URL of the index; None means ``index.sqlite`` in the archive.
+    quiet_seconds: a study is complete when no new CT instance came for so long.
+    association_idle_seconds: an association without traffic for so long is closed.
+    reserve_gib: below this much free disk space nothing more is accepted (0xA700).
+    checkpoint: folder of the model's checkpoint; None means the shipped one.
+    device: e.g. ``"cuda:0"`` or ``"cpu"``; None means CUDA where there is any.
+    log_level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"`` or ``"ERROR"``.
+    results, delivery: see `ResultSettings` and `DeliverySettings`.
+    destinations: the ``[[destination]]`` tables; none means results stay in the archive.
+    """
+
+    ae_title: str = "SIGHTLINE"
+    address: str = "127.0.0.1"
+    port: int = 11112
+    calling_ae_titles: tuple[str, ...] = ()
+    maximum_associations: int = 20
+    archive: Path = field(default_factory=lambda: Path.home() / ".local" / "share" / "sightline")
+    database: str | None = None
+    quiet_seconds: float = 30.0
+    association_idle_seconds: float = 60.0
+    reserve_gib: float = 1.0
+    checkpoint: Path | None = None
+    device: str | None = None
+    log_level: str = "INFO"
+    results: ResultSettings = field(default_factory=ResultSettings)
+    delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    destinations: tuple[Destination, ...] = field(default=(), metadata={"key": "destination"})
+
+    def __post_init__(self) -> None:
+        _check_ae_title("ae_title", self.ae_title)
+        for title in self.calling_ae_titles:
+            _check_ae_title("calling_ae_titles", title)
+        _check_port("port", self.port)
+        _check_listening(self.address, self.calling_ae_titles)
+        for key in ("quiet_seconds", "association_idle_seconds", "maximum_associations"):
+            _check_positive(key, getattr(self, key))
+        if not (math.isfinite(self.reserve_gib) and self.reserve_gib >= 0):
+            raise SightlineError(f"reserve_gib = {self.reserve_gib}: must be 0 or more")
+        levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+        if self.log_level not in levels:
+            raise SightlineError(f"log_level = {self.log_level!r}: must be one of {', '.join(levels)}")
+        names = [d.name for d in self.destinations]
+        for name in names:
+            if names.count(name) > 1:
+                raise SightlineError(f"destination.name = {name!r} occurs twice; names must differ")
+
+    @property
+    def settings_digest(self) -> str:
+        """SHA-256 of the settings that change what a reading's results contain.
+
+        >>> a = Config(port=104).settings_digest
+        >>> a == Config().settings_digest, a == Config(results=ResultSettings(organs=False)).settings_digest
+        (True, False)
+        """
+        canonical = json.dumps(dataclasses.asdict(self.results), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the index."""
+        return self.database or f"sqlite:///{self.archive.absolute() / 'index.sqlite'}"
+
+
+def load_config(path: Path | None) -> Config:
+    """The configuration in the file at `path`, or the default where it is None.
+
+    Relative paths in the file are relative to the file's folder; ``~`` is the home folder.
+
+    Raises
+    ------
+    SightlineError: no such file, not TOML, an unknown key, a wrong type or a bad value; the
+        message names the file, the key and the closest valid key.
+    """
+    if path is None:
+        return Config()
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SightlineError(f"{path}: no such configuration file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SightlineError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SightlineError(f"{path}: is not valid TOML: {error}") from None
+    try:
+        config = _from_table(Config, table, "")
+    except SightlineError as error:
+        raise SightlineError(f"{path}: {error}") from None
+    here = path.absolute().parent
+    checkpoint = None if config.checkpoint is None else here / config.checkpoint.expanduser()
+    return dataclasses.replace(config, archive=here / config.archive.expanduser(), checkpoint=checkpoint)
+
+
+def _from_table(cls: type[T], table: dict[str, Any], prefix: str) -> T:
+    """The dataclass `cls` filled from a TOML table; `prefix` names the table in messages."""
+    fields = {f.metadata.get("key", f.name): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"valid keys: {', '.join(fields)}"
+            raise SightlineError(f"unknown key {prefix}{key}; {hint}")
+        values[fields[key].name] = _converted(hints[fields[key].name], value, f"{prefix}{key}")
+    for key, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and f.name not in values:
+            raise SightlineError(f"key {prefix}{key} is missing; add it")
+    return cls(**values)
+
+
+def _converted(hint: Any, value: Any, key: str) -> Any:
+    """`value` from TOML as the type `hint`, or an error that says what was expected."""
+    if isinstance(hint, types.UnionType):  # "X | None": TOML has no null, so a value is always an X
+        hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        what = "tables ([[...]])" if dataclasses.is_dataclass(item) else "strings"
+        if not isinstance(value, list):
+            raise SightlineError(f"{key} = {value!r}: must be a list of {what}")
+        return tuple(_converted(item, v, key) for v in value)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise SightlineError(f"{key} = {value!r}: must be a table ([{key}])")
+        return _from_table(typing.cast(type[Any], hint), value, f"{key}.")
+    accepted: dict[Any, tuple[type, ...]] = {float: (int, float), Path: (str,)}
+    if not isinstance(value, accepted.get(hint, (hint,))) or (isinstance(value, bool) and hint is not bool):
+        words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+        raise SightlineError(f"{key} = {value!r}: must be {words.get(hint, 'a path in quotes')}")
+    return hint(value)
+
+
+def _check_ae_title(key: str, title: str) -> None:
+    """PS3.5 6.2, VR AE: 1 to 16 printable ASCII characters, no backslash, not only spaces."""
+    if not title.strip() or len(title) > 16 or not title.isascii() or not title.isprintable():
+        raise SightlineError(f"{key} = {title!r}: an AE title has 1 to 16 printable ASCII characters")
+    if "\\" in title:
+        raise SightlineError(f"{key} = {title!r}: an AE title has no backslash")
+
+
+def _check_port(key: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise SightlineError(f"{key} = {port}: a TCP port is 1 to 65535")
+
+
+def _check_positive(key: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise SightlineError(f"{key} = {value}: must be more than 0")
+
+
+def _check_listening(address: str, calling_ae_titles: tuple[str, ...]) -> None:
+    """Only loopback may be open to anyone (our choice: AE titles are no secret, but a first fence)."""
+    try:
+        loopback = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        raise SightlineError(f"address = {address!r}: must be an IP address such as 127.0.0.1") from None
+    if not loopback and not calling_ae_titles:
+        raise SightlineError(
+            f"address = {address!r} is not loopback; list the peers that may connect in calling_ae_titles"
+        )

@@ -1,0 +1,120 @@
+"""The configuration file: what is read, and what every mistake is answered with."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_node.config import Config, DeliverySettings, Destination, ResultSettings, load_config
+from dicom_node.errors import SightlineError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sightline.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_a_file_the_node_is_on_loopback_only() -> None:
+    config = load_config(None)
+    assert (config.ae_title, config.address, config.port) == ("SIGHTLINE", "127.0.0.1", 11112)
+    assert config.destinations == ()
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        ae_title = "READER"
+        address = "0.0.0.0"
+        port = 104
+        calling_ae_titles = ["PACS", "CT1"]
+        archive = "data"
+        quiet_seconds = 5
+        [results]
+        organs = false
+        [delivery]
+        retry_seconds = 1.5
+        [[destination]]
+        name = "pacs"
+        address = "10.0.0.5"
+        port = 4242
+        ae_title = "PACS"
+        """,
+    )
+    assert load_config(path) == Config(
+        ae_title="READER",
+        address="0.0.0.0",
+        port=104,
+        calling_ae_titles=("PACS", "CT1"),
+        archive=tmp_path / "data",
+        quiet_seconds=5.0,
+        results=ResultSettings(organs=False),
+        delivery=DeliverySettings(retry_seconds=1.5),
+        destinations=(Destination("pacs", "10.0.0.5", 4242, "PACS"),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('ae_tittle = "X"', ["unknown key ae_tittle", "did you mean ae_title?"]),
+        ("[delivery]\nretry = 1", ["unknown key delivery.retry", "delivery.retry_seconds"]),
+        ('port = "104"', ["port = '104'", "whole number"]),
+        ("port = true", ["port = True", "whole number"]),
+        ("port = 0", ["port = 0", "1 to 65535"]),
+        ('quiet_seconds = "soon"', ["quiet_seconds", "a number"]),
+        ("quiet_seconds = nan", ["quiet_seconds", "more than 0"]),
+        ("quiet_seconds = -1", ["quiet_seconds = -1", "more than 0"]),
+        ('ae_title = "SEVENTEEN-LETTERS"', ["ae_title", "1 to 16"]),
+        ('ae_title = "   "', ["ae_title", "1 to 16"]),
+        ('address = "0.0.0.0"', ["address", "calling_ae_titles"]),
+        ('address = "everywhere"', ["address = 'everywhere'", "IP address"]),
+        ('calling_ae_titles = "PACS"', ["calling_ae_titles", "list of strings"]),
+        ("archive = 3", ["archive = 3", "path"]),
+        ('log_level = "LOUD"', ["log_level", "DEBUG"]),
+        ("results = 1", ["results = 1", "table"]),
+        ('[[destination]]\nname = "p"', ["destination.address", "missing"]),
+        ('destination = "pacs"', ["destination", "tables"]),
+        ("reserve_gib = -2", ["reserve_gib", "0 or more"]),
+        ("port = ", ["not valid TOML"]),
+    ],
+)
+def test_a_mistake_names_file_key_and_cure(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SightlineError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_two_destinations_of_one_name_are_refused() -> None:
+    peer = Destination("pacs", "127.0.0.1", 104, "PACS")
+    with pytest.raises(SightlineError, match="occurs twice"):
+        Config(destinations=(peer, dataclasses.replace(peer, port=105)))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SightlineError, match="no such configuration file"):
+        load_config(tmp_path / "absent.toml")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_configuration_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("config") / "c.toml"
+    path.write_bytes(content)
+    message = ""
+    try:
+        config: Config | None = load_config(path)
+    except SightlineError as error:
+        config, message = None, str(error)
+    assert config is not None or str(path) in message
