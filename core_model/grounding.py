@@ -62,7 +62,8 @@ def text_masks(dense: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) ->
     -------
     (B, T, D, H, W) logits.
     """
-    return F.conv3d(dense, weight[:, :, None, None, None].to(dense.dtype), bias.to(dense.dtype))
+    logits = torch.einsum("bcdhw,tc->btdhw", dense, weight.to(dense.dtype))
+    return logits + bias.to(dense.dtype)[:, None, None, None]
 
 
 def top_logit(probabilities: torch.Tensor, region: torch.Tensor, k: int = LESION_TOP_VOXELS) -> torch.Tensor:

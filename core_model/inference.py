@@ -43,9 +43,9 @@ def supports_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 there: on CUDA, and on CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    amx = getattr(torch._C._cpu, "_is_amx_tile_supported", None)
-    return capabilities == "AVX512" and bool(amx and amx())
+    # torch has no public question for this yet; without the private one, float32 is the safe answer.
+    asks = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+    return any(bool(ask()) for ask in asks if ask is not None)
 
 
 def describe_device(device: torch.device, bf16: bool) -> str:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from core_model.abnormality import abnormalities
+from core_model.anatomy import organ
 from core_model.volume import bounding_slices, resample
 
 SLAB = 16  # slices per step
@@ -61,13 +63,28 @@ def _extent(geometry: hd.VolumeGeometry, like: hd.Volume) -> tuple[slice, slice,
     return box[0], box[1], box[2]
 
 
-def region_of(probability: torch.Tensor, spacing_mm: float) -> torch.Tensor:
-    """(O, D, H, W) float 0/1: each organ, grown by `REACH_MM`, from (1 + O, D, H, W) probabilities."""
+def region_of(probability: torch.Tensor, spacing_mm: float) -> dict[str, torch.Tensor]:
+    """Where the evidence of each searched organ may lie: the organ grown by `REACH_MM`.
+
+    Parameters
+    ----------
+    probability: (1 + O, D, H, W).
+
+    Returns
+    -------
+    Organ name -> (D, H, W) bool, for the organs that the abnormality dictionary searches.
+    """
     label = probability.argmax(0)
-    one_hot = F.one_hot(label, probability.shape[0])[..., 1:].permute(3, 0, 1, 2).float()
     reach = max(1, round(REACH_MM / spacing_mm))
-    grown: torch.Tensor = F.max_pool3d(one_hot[None], 2 * reach + 1, 1, reach)[0]
-    return grown
+    regions = {}
+    for name in sorted({a.organ for a in abnormalities()}):
+        grown = (label == organ(name).label)[None, None].float()
+        for axis in range(3):  # a cube, one axis at a time: 15 taps instead of 125
+            kernel, padding = [1, 1, 1], [0, 0, 0]
+            kernel[axis], padding[axis] = 2 * reach + 1, reach
+            grown = F.max_pool3d(grown, kernel, 1, padding)
+        regions[name] = grown[0, 0] > 0
+    return regions
 
 
 def paste(

@@ -223,19 +223,20 @@ class Reader:
     def _mask_probabilities(self, features: ScanFeatures) -> torch.Tensor:
         """(A, D, H, W) probability that a voxel shows each abnormality."""
         text = self._model.project_text(torch.cat(self._present))
-        logits = text_masks(features.dense[None], text.mask_weight.cpu(), text.mask_bias.cpu())
-        inside: torch.Tensor = logits[0].sigmoid() * features.body
+        dense = features.dense[None].to(self.device)
+        logits = text_masks(dense, text.mask_weight, text.mask_bias)[0].cpu()
+        inside: torch.Tensor = logits.sigmoid() * features.body
         return inside
 
     def _lesions(
-        self, masks: torch.Tensor, regions: torch.Tensor, features: ScanFeatures, upright: hd.Volume
+        self, masks: torch.Tensor, regions: dict[str, torch.Tensor], features: ScanFeatures, upright: hd.Volume
     ) -> tuple[hd.Volume, tuple[Lesion, ...]]:
         """Instance mask on the upright scan and its lesions, most probable first."""
         found: list[tuple[Abnormality, Component]] = []
         for i, entry in enumerate(abnormalities()):
             if not entry.tumour:
                 continue
-            map_here = (masks[i] * regions[organ(entry.organ).label - 1]).numpy()
+            map_here = (masks[i] * regions[entry.organ]).numpy()
             for component in components(map_here, self.thresholds.mask, min_voxels=2):
                 if component.score >= self.thresholds.lesion_score(entry.name):
                     found.append((entry, component))
@@ -275,14 +276,15 @@ class Reader:
     def _findings(
         self,
         masks: torch.Tensor,
-        regions: torch.Tensor,
+        regions: dict[str, torch.Tensor],
         features: ScanFeatures,
         pooled: torch.Tensor,
         organ_readings: tuple[OrganReading, ...],
         lesions: tuple[Lesion, ...],
     ) -> tuple[Finding, ...]:
         index = [organ(a.organ).label - 1 for a in abnormalities()]
-        evidence = top_logit(masks[None], regions[index][None] > 0)  # (1, A)
+        region = torch.stack([regions[a.organ] for a in abnormalities()])  # (A, D, H, W)
+        evidence = top_logit(masks[None], region[None])  # (1, A)
         logits = self._model.finding_logits(
             pooled[index][None].to(self.device),
             self._model.project_text(torch.cat(self._present)).embedding,
@@ -298,7 +300,7 @@ class Reader:
             # What is reported as a lesion is a finding too: the two never contradict each other.
             own = [n.probability for n in lesions if n.type == entry.name]
             probability = max([float(probabilities[i]), *own])
-            inside = masks[i] * regions[index[i]]
+            inside = masks[i] * regions[entry.organ]
             best = np.unravel_index(int(inside.argmax()), tuple(inside.shape))
             point = features.geometry.map_indices_to_reference(np.array([best], dtype=np.float64))[0]
             findings.append(

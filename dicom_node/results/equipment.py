@@ -1,0 +1,52 @@
+"""How results say which software, which model and which installation made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import highdicom as hd
+
+import dicom_node
+from core_model.reading import ModelIdentity
+from dicom_node.results import codes
+
+NOT_FOR_DIAGNOSIS = "Research software, not for diagnostic use"
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """The General Equipment Module of a result (PS3.3 C.7.5.1).
+
+    Attributes
+    ----------
+    manufacturer, model_name: what receivers recognise own results by.
+    software_version: of the node.
+    device_serial: distinguishes installations; also names the device observer of the SR.
+    """
+
+    manufacturer: str = "Sightline"
+    model_name: str = "Sightline CT reader"
+    software_version: str = dicom_node.__version__
+    device_serial: str = "1"
+
+
+def segment_algorithm(model: ModelIdentity, equipment: Equipment) -> hd.AlgorithmIdentificationSequence:
+    """Which model drew a segment (PS3.3 table 10-19)."""
+    return hd.AlgorithmIdentificationSequence(
+        name=model.name,
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+        version=model.version,
+        source=equipment.manufacturer,
+        parameters={"checkpoint_sha256": model.digest},
+    )
+
+
+def report_algorithm(model: ModelIdentity, equipment: Equipment) -> hd.sr.AlgorithmIdentification:
+    """Which model made a finding (PS3.16 TID 4019)."""
+    return hd.sr.AlgorithmIdentification(
+        name=model.name,
+        version=model.version,
+        parameters=[f"checkpoint_sha256={model.digest}"],
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+        manufacturer=equipment.manufacturer,
+    )

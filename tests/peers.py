@@ -1,0 +1,48 @@
+"""The foreign programs that tests talk to: DCMTK, dicom3tools, dcmqi, Orthanc.
+
+Not a wrapper round them: it only says where they are, or why a test cannot run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def require(program: str) -> str:
+    """Path of a program that a test needs.
+
+    The folder of the Python interpreter is searched too, because dcmqi installs there.
+
+    Raises
+    ------
+    pytest.fail.Exception: if it is missing and the environment says ``CI=true``.
+    pytest.skip.Exception: if it is missing elsewhere.
+    """
+    beside_python = str(Path(sys.executable).parent)
+    path = shutil.which(program) or shutil.which(program, path=beside_python)
+    if path is None:
+        reason = f"{program} is not installed (see .ci/run for the packages that the tests need)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def shared_data(*parts: str) -> Path:
+    """A file or folder of the shared test input.
+
+    Raises
+    ------
+    pytest.skip.Exception: if the input is not on this machine.
+    """
+    root = os.environ.get("SIGHTLINE_TEST_DATA")
+    folder = Path(root) if root else Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = folder.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"test input {'/'.join(parts)} is neither under ../shared/data nor $SIGHTLINE_TEST_DATA")
+    return path

@@ -1,0 +1,99 @@
+"""Set a checkpoint's thresholds and temperature on development phantoms.
+
+``python -m training.calibrate CHECKPOINT`` writes them into the card. Test seeds are never
+read here (`training.benchmark` keeps the two apart).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from scipy.optimize import minimize_scalar
+
+from core_model.abnormality import abnormalities
+from core_model.reader import Reader, Thresholds
+from training.benchmark import DEVELOPMENT_SEED, CaseResult, ReportedResult, read_cases
+
+FALSE_PER_STUDY = 0.1  # allowed per tumour type on the development set; our choice
+LOWEST_SCORE = 0.55
+
+
+def lesion_thresholds(results: Sequence[CaseResult]) -> dict[str, float]:
+    """Per tumour type the lowest score that keeps false lesions within `FALSE_PER_STUDY`."""
+    chosen = {}
+    allowed = int(FALSE_PER_STUDY * len(results))
+    for entry in abnormalities():
+        if entry.tumour:
+            own = [q for r in results for q in r.reported if q.abnormality == entry.name]
+            chosen[entry.name] = _threshold(own, allowed)
+    return chosen
+
+
+def _threshold(reported: Sequence[ReportedResult], allowed: int) -> float:
+    false = sorted((q.score for q in reported if not q.true), reverse=True)
+    if len(false) <= allowed:
+        return LOWEST_SCORE
+    return round(max(LOWEST_SCORE, float(np.nextafter(false[allowed], 1)) + 0.005), 4)
+
+
+def temperature(results: Sequence[CaseResult]) -> float:
+    """The temperature that minimises the log loss of all findings; 1 means well calibrated."""
+    pairs = [(f.probability, f.truth) for r in results for f in r.findings]
+    probability = np.clip(np.array([p for p, _ in pairs]), 1e-5, 1 - 1e-5)
+    logit = np.log(probability / (1 - probability))
+    sign = np.where([t for _, t in pairs], 1.0, -1.0)
+
+    def log_loss(log_t: float) -> float:
+        return float(np.logaddexp(0, -sign * logit / np.exp(log_t)).mean())
+
+    found = minimize_scalar(log_loss, bounds=(np.log(0.2), np.log(5)), method="bounded")
+    return round(float(np.exp(found.x)), 3)
+
+
+def calibrate(checkpoint: Path, n: int, device: str | None, console: Console) -> dict[str, Any]:
+    """Read `n` development phantoms and write thresholds into the checkpoint's card.
+
+    Returns
+    -------
+    The thresholds as written.
+    """
+    reader = Reader.load(checkpoint, device)
+    names = [a.name for a in abnormalities() if a.tumour]
+    reader.thresholds = Thresholds(lesion=dict.fromkeys(names, 0.0))
+    stream = read_cases(reader, DEVELOPMENT_SEED, n)
+    results = list(track(stream, total=n, description="reading development phantoms", console=console))
+    thresholds = asdict(
+        Thresholds(lesion=lesion_thresholds(results), temperature=temperature(results))
+    )
+    card_file = checkpoint / "card.json"
+    card = json.loads(card_file.read_text(encoding="utf-8"))
+    card["thresholds"] = thresholds
+    card["calibration"] = {"development_phantoms": n, "first_seed": DEVELOPMENT_SEED}
+    card_file.write_text(json.dumps(card, indent=1), encoding="utf-8")
+    return thresholds
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.calibrate",
+        description="Set thresholds and temperature of a checkpoint on development phantoms.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint folder; its card is rewritten")
+    parser.add_argument("--n", type=int, default=24, help="number of phantoms (default: %(default)s)")
+    parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
+    args = parser.parse_args(arguments)
+    console = Console()
+    console.print_json(data=calibrate(args.checkpoint, args.n, args.device, console))
+
+
+if __name__ == "__main__":
+    main()
