@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import highdicom as hd
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.inferers.utils import sliding_window_inference
 from scipy import ndimage
 
@@ -18,6 +19,7 @@ from core_model.model import SightlineModel
 from core_model.volume import bounding_slices, window
 
 BODY_HU = -400.0
+AIR = -1.0  # what both channels of the network's window are in air
 MAX_IN_PLANE = 128  # voxels of the window in plane; a body wider than 512 mm at 4 mm is tiled
 
 
@@ -119,19 +121,18 @@ def encode_scan(
     """
     body = body_mask(hu[0, 0])
     box = bounding_slices(body.numpy(), margin=(2, 4, 4))
-    # Even sides, so that half-resolution cells cover whole voxels.
-    box_even = tuple(
-        slice(s.start, min(s.stop + (s.stop - s.start) % 2, n)) for s, n in zip(box, hu.shape[2:], strict=True)
-    )
-    box_even = tuple(slice(s.start, s.stop - (s.stop - s.start) % 2) for s in box_even)
-    x = window(hu[:, :, box_even[0], box_even[1], box_even[2]])
+    x = window(hu[:, :, box[0], box[1], box[2]])
     stride, train_window = model.image.stride, model.config.window
     roi = (
-        min(train_window[0], _multiple(x.shape[2], stride)),
+        max(train_window[0], stride),
         min(MAX_IN_PLANE, max(train_window[1], _multiple(x.shape[3], stride))),
         min(MAX_IN_PLANE, max(train_window[2], _multiple(x.shape[4], stride))),
     )
-    roi = (max(roi[0], train_window[0]), roi[1], roi[2])
+    shape = tuple(x.shape[2:])
+    # Padded at the end only, and to even sides, so that half-resolution cells cover whole voxels.
+    padded = [max(_multiple(n, 2), r) for n, r in zip(shape, roi, strict=True)]
+    x = F.pad(x, [0, padded[2] - shape[2], 0, padded[1] - shape[1], 0, padded[0] - shape[0]], value=AIR)
+    cells = [n // 2 for n in shape]
 
     def predict(tile: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         tile = tile.contiguous(memory_format=torch.channels_last_3d)
@@ -148,17 +149,17 @@ def encode_scan(
             overlap=0.5,
             mode="gaussian",
             sigma_scale=0.25,
-            padding_mode="constant",
-            cval=-1.0,  # both channels of the window are -1 in air
         )
-        probability = organ_logits[0].softmax(0).cpu()
-    inner = geometry[box_even[0], box_even[1], box_even[2]]
+        organ_logits, dense = (t[0, :, : shape[0], : shape[1], : shape[2]].cpu() for t in (organ_logits, dense))
+        grid = grid[0, :, : cells[0], : cells[1], : cells[2]].cpu()
+        probability = organ_logits.softmax(0)
+    inner = geometry[box[0], box[1], box[2]]
     return ScanFeatures(
         geometry=inner,
-        body=body[box_even[0], box_even[1], box_even[2]],
+        body=body[box],
         organ_probability=probability,
-        dense=dense[0].cpu(),
-        grid=grid[0].cpu(),
+        dense=dense,
+        grid=grid,
         grid_geometry=halved(inner),
     )
 

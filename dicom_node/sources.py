@@ -83,9 +83,7 @@ def open_ct(path: Path, *, progress: Progress | None = None) -> CtInput:
             title=path.name,
             not_read=(),
         )
-    with path.open("rb") as file:
-        zipped = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
-    if zipped or path.suffix.lower() == ".zip":
+    if _is_zip(path):
         with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
             files, names = _unpack(path, Path(folder))
             return _best_series(path, files, names, progress)
@@ -93,7 +91,21 @@ def open_ct(path: Path, *, progress: Progress | None = None) -> CtInput:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    return sorted(Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    """Regular files only: to open a named pipe would wait for ever."""
+    paths = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in paths if path.is_file())
+
+
+def _is_zip(path: Path) -> bool:
+    """By content, and by name where the content is cut off."""
+    if not path.is_file():
+        raise SightlineError(f"{path}: is neither a file nor a folder; check the path")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise SightlineError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+    return start in (b"PK\x03\x04", b"PK\x05\x06") or path.suffix.lower() == ".zip"
 
 
 def _best_series(path: Path, files: list[Path], names: list[str], progress: Progress | None) -> CtInput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -143,6 +144,14 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert "no DICOM files in it (1 other file)" in why_not(tmp_path / "a.txt")
     (tmp_path / "a.zip").touch()
     assert "name a zip or NIfTI file itself" in why_not(tmp_path)
+
+
+def test_a_pipe_among_the_files_is_passed_over(tmp_path: Path) -> None:
+    write_ct(tmp_path / "ct")
+    os.mkfifo(tmp_path / "ct" / "pipe")
+    (tmp_path / "ct" / "dangling").symlink_to(tmp_path / "nowhere")
+    assert open_ct(tmp_path / "ct").volume.shape[0] == 12
+    assert "neither a file nor a folder" in why_not(tmp_path / "ct" / "pipe")
 
 
 # NIfTI

@@ -1,0 +1,310 @@
+"""The command line: the only place of the package that prints or exits.
+
+Not the work itself: each command calls one library function. Heavy imports happen inside the
+commands, so that ``sightline --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_node import __version__
+from dicom_node.errors import SightlineError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from core_model.reader import Reader
+    from core_model.reading import Reading, StudyEncoding
+    from dicom_node.series import Progress
+    from dicom_node.sources import CtInput
+
+BAD_INPUT = 2  # as argparse itself exits
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+_ABOUT = """\
+A DICOM node that reads CT: organs, tumours and findings come back as DICOM-SEG and SR,
+and a study can be asked in words. Research software, not a medical device."""
+_EXAMPLES = """\
+examples:
+  sightline demo                               see all of it work, on a made-up patient
+  sightline read CT_FOLDER --out results       read one CT from disk
+  sightline query results/encoding.safetensors "hypodense lesion in the liver"
+  sightline check --config node.toml           is everything ready?
+  sightline serve --config node.toml           run the node
+
+exit status: 0 done, 1 a check or the demo failed, 2 bad input (one line says what and the cure)"""
+_PATH = "folder, zip or file of DICOM CT, or a NIfTI file (.nii, .nii.gz) in Hounsfield units"
+_READ = """\
+Read one CT. Of several series the best is read (axial and original first, then soft kernel,
+more of the body, contrast, thinner slices); the others are named with the reason."""
+_READ_EXAMPLES = """\
+examples:
+  sightline read /media/cdrom --out results
+  sightline read study.zip --out results --nifti
+  sightline read ct.nii.gz --out results --device cpu
+
+files in DIR:
+  lesions.seg.dcm organs.seg.dcm findings.sr.dcm   for the PACS (DICOM input only)
+  reading.json         the reading as numbers          encoding.safetensors   for sightline query
+  key_*.png            pictures                        *.nii.gz               masks, with --nifti"""
+_QUERY = "Find the place in a CT that a text describes."
+_QUERY_EXAMPLES = """\
+examples:
+  sightline query results/encoding.safetensors "stone in the gallbladder"     at once
+  sightline query CT_FOLDER "pleural effusion on the left" --json             reads the CT first"""
+_SERVE = """\
+Run the node: receive studies by C-STORE, read them, store the results back. With no FILE it
+listens on 127.0.0.1 port 11112 as SIGHTLINE and keeps results in its archive."""
+_SERVE_EXAMPLES = """\
+a configuration that sends results to a PACS:
+  ae_title = "SIGHTLINE"
+  address = "0.0.0.0"
+  port = 11112
+  calling_ae_titles = ["PACS"]
+  archive = "/var/lib/sightline"
+
+  [[destination]]
+  name = "pacs"
+  address = "10.0.0.5"
+  port = 104
+  ae_title = "PACS\""""
+_CHECK = "Check configuration, archive, disk, checkpoint, port and peers (C-ECHO), one line each."
+_DEMO = """\
+Start a node and a small PACS on loopback, make a phantom study, send it, wait for SEG and SR,
+check them, ask one question, and show what was planted and what was found."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments: those of the process by default.
+
+    Returns
+    -------
+    The exit status.
+    """
+    given = _parser().parse_args(arguments)
+    # Both may quote values of the files, and so a patient's name.
+    warnings.filterwarnings("ignore", module="pydicom|highdicom")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    command: Callable[[argparse.Namespace], int] = given.command
+    try:
+        return command(given)
+    except SightlineError as error:
+        print(f"sightline: {error.message}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("sightline: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="sightline", description=_ABOUT, epilog=_EXAMPLES, formatter_class=style
+    )
+    parser.add_argument("--version", action="version", version=f"sightline {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, short: str, text: str, examples: str, command: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=short, description=text, epilog=examples, formatter_class=style)
+        sub.set_defaults(command=command)
+        return sub
+
+    demo = add("demo", "see all of it work, on a made-up patient", _DEMO, "", _demo)
+    demo.add_argument("--out", type=Path, metavar="DIR", help="keep everything here (default: new folder)")
+    demo.add_argument("--seed", type=int, default=7, metavar="N", help="of the phantom (default: 7)")
+    serve = add("serve", "run the node", _SERVE, _SERVE_EXAMPLES, _serve)
+    check = add("check", "is everything ready to serve?", _CHECK, "", _check)
+    for sub in (serve, check):
+        sub.add_argument("--config", type=Path, metavar="FILE", help="TOML; without it a safe default")
+    read = add("read", "read one CT from disk", _READ, _READ_EXAMPLES, _read)
+    read.add_argument("path", type=Path, metavar="PATH", help=_PATH)
+    read.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
+    read.add_argument("--nifti", action="store_true", help="also write the masks as NIfTI")
+    read.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
+    query = add("query", "find what a text describes", _QUERY, _QUERY_EXAMPLES, _query)
+    query.add_argument("path", type=Path, metavar="PATH", help=f"encoding.safetensors, or {_PATH}")
+    query.add_argument("text", help="what to look for, in English")
+    query.add_argument("--json", action="store_true", help="print JSON")
+    for sub in (read, query, demo):
+        sub.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="model (default: the shipped one)")
+        sub.add_argument("--device", metavar="D", help="cpu, cuda:0, ... (default: CUDA if there is one)")
+    return parser
+
+
+def _read(given: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from dicom_node.config import load_config  # noqa: PLC0415
+    from dicom_node.progress import progress_bar  # noqa: PLC0415
+    from dicom_node.reading_files import check_output, output_folder, write_reading  # noqa: PLC0415
+    from dicom_node.reading_tables import reading_tables  # noqa: PLC0415
+
+    check_output(given.out, overwrite=given.overwrite)
+    with progress_bar() as report:
+        source, _, reading = _read_path(given, report)
+        with output_folder(given.out, overwrite=given.overwrite) as folder:
+            report("results", 0.0)
+            files = write_reading(
+                folder, reading, source, settings_digest=load_config(None).settings_digest, nifti=given.nifti
+            )
+        report("results", 1.0)
+    console = Console()
+    _line(console, f"read {source.title}")
+    for line in source.not_read:
+        _line(console, f"not read: {line}")
+    for table in reading_tables(reading):
+        console.print(table)
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in reading.seconds.items())
+    _line(console, f"{reading.model.name} {reading.model.version} on {reading.device}; seconds: {seconds}")
+    _line(console, f"results in {given.out}: {' '.join(file.name for file in files)}")
+    return 0
+
+
+def _line(console: Console, text: str) -> None:
+    """Text from outside as it is: no markup, no colours, no line breaks of ours."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _query(given: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from dicom_node.progress import progress_bar  # noqa: PLC0415
+    from dicom_node.reading_tables import localization_document, localization_table  # noqa: PLC0415
+
+    if not given.text.strip():
+        raise SightlineError("the text is empty; say what to look for")
+    if given.path.name.endswith(".safetensors"):
+        encoding = _load_encoding(given.path)
+        reader = _load_reader(given)
+    else:
+        with progress_bar() as report:
+            _, reader, reading = _read_path(given, report)
+        encoding = reading.encoding
+    if encoding.model.digest != reader.identity.digest:
+        raise SightlineError(
+            f"{given.path}: was made by model {encoding.model.name} {encoding.model.version} (digest "
+            f"{encoding.model.digest[:12]}), not by {reader.identity.digest[:12]}; name its folder with "
+            "--checkpoint, or read the CT again"
+        )
+    found = reader.localize(encoding, given.text)
+    if given.json:
+        print(json.dumps(localization_document(found), ensure_ascii=False))
+    else:
+        Console().print(localization_table(found, len(encoding.slices)))
+    return 0
+
+
+def _read_path(given: argparse.Namespace, report: Progress) -> tuple[CtInput, Reader, Reading]:
+    """Open a path and have it read; loading counts as a stage of the reading."""
+    from dicom_node.sources import open_ct  # noqa: PLC0415
+
+    clock = time.perf_counter()
+    source = open_ct(given.path, progress=report)
+    loading = time.perf_counter() - clock
+    reader = _load_reader(given)
+    try:
+        reading = reader.read(
+            source.volume,
+            slices=source.slices,
+            series_instance_uid=source.series_instance_uid,
+            progress=lambda _, share: report("reading", share),
+        )
+    except ValueError as error:
+        if not str(error).startswith("volume "):  # the reader names what it objects to
+            raise
+        raise SightlineError(f"{given.path}: {error}") from error
+    return source, reader, dataclasses.replace(reading, seconds={"load": loading, **reading.seconds})
+
+
+def _load_reader(given: argparse.Namespace) -> Reader:
+    from core_model.reader import Reader  # noqa: PLC0415
+
+    try:
+        return Reader.load(given.checkpoint, given.device)
+    except (OSError, ValueError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise SightlineError(f"checkpoint or device: {first_line}") from error
+
+
+def _load_encoding(path: Path) -> StudyEncoding:
+    from core_model.encoding_file import load_encoding  # noqa: PLC0415
+
+    if not path.is_file():
+        raise SightlineError(f"{path}: no such file; check the path")
+    try:
+        return load_encoding(path)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise SightlineError(f"{path}: not a readable encoding ({first_line}); read the CT again") from error
+
+
+def _serve(given: argparse.Namespace) -> int:
+    from dicom_node.config import load_config  # noqa: PLC0415
+
+    config = load_config(given.config)
+    from dicom_node.serve import run  # noqa: PLC0415
+
+    run(config)
+    return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    from dicom_node.config import load_config  # noqa: PLC0415
+
+    config = load_config(given.config)
+    from dicom_node.check import run_checks  # noqa: PLC0415
+
+    results = run_checks(config)
+    for result in results:
+        print(f"{'ok  ' if result.ok else 'FAIL'} {result.name}: {result.message}")
+    return 0 if all(result.ok for result in results) else 1
+
+
+def _demo(given: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from dicom_node.demo import run_demo  # noqa: PLC0415
+    from dicom_node.demo_pacs import DemoError  # noqa: PLC0415
+    from dicom_node.demo_table import demo_tables  # noqa: PLC0415
+    from dicom_node.progress import progress_bar  # noqa: PLC0415
+
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    try:
+        with progress_bar() as report:
+            outcome = run_demo(
+                given.out,
+                seed=given.seed,
+                checkpoint=given.checkpoint,
+                device=given.device,
+                progress=report,
+            )
+    except DemoError as error:
+        print(f"sightline: {error.message}", file=sys.stderr)
+        return 1
+    console = Console()
+    for table in demo_tables(outcome):
+        console.print(table)
+    for problem in outcome.problems:
+        print(f"sightline: {problem}", file=sys.stderr)
+    _line(console, f"everything is in {outcome.folder}")
+    return 1 if outcome.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
