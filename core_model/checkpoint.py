@@ -104,6 +104,8 @@ def load_checkpoint(folder: Path | None = None) -> Checkpoint:
         config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except ValueError as error:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+    if not isinstance(card, dict) or not {"name", "version"} <= card.keys():
+        raise CheckpointError(f"checkpoint {folder}: card.json lacks 'name' or 'version'; copy it again")
     found = digest(folder)
     if card.get("digest") != found:
         raise CheckpointError(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -25,7 +27,7 @@ class EncodingError(ValueError):
 def save_encoding(encoding: StudyEncoding, path: Path) -> None:
     """Write `encoding` to `path` (a few MB for a study)."""
     inside = np.abs(encoding.grid_features.astype(np.float32)).max(-1) > 0
-    tensors = {
+    tensors: dict[str, npt.NDArray[Any]] = {
         "global_feature": encoding.global_feature,
         "organ_features": encoding.organ_features,
         "organ_present": encoding.organ_present.astype(np.uint8),
@@ -64,6 +66,13 @@ def load_encoding(path: Path) -> StudyEncoding:
         raise EncodingError(
             f"{path} has format {metadata.get('format')!r}, needed is {FORMAT!r}; read the study again"
         )
+    try:
+        return _encoding_of(tensors, metadata)
+    except (KeyError, ValueError) as error:
+        raise EncodingError(f"{path} is damaged ({error}); read the study again") from error
+
+
+def _encoding_of(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str]) -> StudyEncoding:
     shape = tensors["grid_organs"].shape
     inside = np.unpackbits(tensors["grid_inside"], count=int(np.prod(shape))).reshape(shape).astype(bool)
     features = np.zeros((*shape, tensors["grid_features"].shape[-1]), dtype=np.float16)

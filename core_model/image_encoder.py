@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -79,9 +80,7 @@ class ImageEncoder(nn.Module):
         if len(channels) < 4:
             raise ValueError(f"channels has {len(channels)} levels; grounding needs at least 4")
         self.stem = nn.Conv3d(channels_in, channels[0], 3, 1, 1)
-        self.down = nn.ModuleList(
-            ResidualBlock(a, b, 2) for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.down = nn.ModuleList(ResidualBlock(a, b, 2) for a, b in pairwise(channels))
         coarse_to_fine = list(zip(channels[-2:0:-1], channels[:1:-1], strict=True))
         self.rise = nn.ModuleList(upsampling(b, a) for a, b in coarse_to_fine)
         self.up = nn.ModuleList(ResidualBlock(2 * a, a) for a, _ in coarse_to_fine)
@@ -117,6 +116,4 @@ class ImageEncoder(nn.Module):
         half = levels[-1]  # (B, C1, D/2, H/2, W/2)
         fine = self.top(torch.cat([self.last_rise(half), skips[0]], dim=1))
         fine = F.leaky_relu(self.top_norm(fine), 0.01)  # (B, C0, D, H, W)
-        return ImageFeatures(
-            fine=fine, half=half, quarter=levels[-2], organ_logits=self.organ_head(fine)
-        )
+        return ImageFeatures(fine=fine, half=half, quarter=levels[-2], organ_logits=self.organ_head(fine))

@@ -16,10 +16,10 @@ from monai.inferers.utils import sliding_window_inference
 from scipy import ndimage
 
 from core_model.model import SightlineModel
-from core_model.volume import bounding_slices, window
+from core_model.volume import bounding_slices, sub_geometry, window
 
 BODY_HU = -400.0
-AIR = -1.0  # what both channels of the network's window are in air
+AIR = -1.0  # both channels of `core_model.volume.window` in air
 MAX_IN_PLANE = 128  # voxels of the window in plane; a body wider than 512 mm at 4 mm is tiled
 
 
@@ -46,7 +46,9 @@ def supports_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # torch has no public question for this yet; without the private one, float32 is the safe answer.
-    asks = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+    asks = [
+        getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    ]
     return any(bool(ask()) for ask in asks if ask is not None)
 
 
@@ -87,11 +89,14 @@ def body_mask(hu: torch.Tensor) -> torch.Tensor:
     ------
     ValueError: if nothing in the volume is denser than -400 HU (it is no CT of a body).
     """
-    dense = ndimage.binary_opening(hu.numpy() > BODY_HU, iterations=1)
+    # Beyond its end the scan goes on: else opening would erase scans of one or two layers.
+    dense = np.pad(hu.numpy() > BODY_HU, 1, mode="edge")
+    dense = ndimage.binary_opening(dense, iterations=1)[1:-1, 1:-1, 1:-1]
     labels, n = ndimage.label(dense)
     if n == 0:
         raise ValueError(
-            "volume shows no body: nothing in it is denser than -400 HU; is the rescale to Hounsfield units missing?"
+            "volume shows no body: nothing in it is denser than -400 HU; "
+            "is the rescale to Hounsfield units missing?"
         )
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
@@ -120,19 +125,19 @@ def encode_scan(
     ValueError: if the scan shows no body.
     """
     body = body_mask(hu[0, 0])
-    box = bounding_slices(body.numpy(), margin=(2, 4, 4))
+    hu, body, geometry = _evened(hu, body, geometry)
+    box = _even_box(bounding_slices(body.numpy(), margin=(2, 4, 4)), hu.shape[2:])
     x = window(hu[:, :, box[0], box[1], box[2]])
+    size = x.shape[2:]
     stride, train_window = model.image.stride, model.config.window
     roi = (
-        max(train_window[0], stride),
-        min(MAX_IN_PLANE, max(train_window[1], _multiple(x.shape[3], stride))),
-        min(MAX_IN_PLANE, max(train_window[2], _multiple(x.shape[4], stride))),
+        train_window[0],
+        min(MAX_IN_PLANE, max(train_window[1], _multiple(size[1], stride))),
+        min(MAX_IN_PLANE, max(train_window[2], _multiple(size[2], stride))),
     )
-    shape = tuple(x.shape[2:])
-    # Padded at the end only, and to even sides, so that half-resolution cells cover whole voxels.
-    padded = [max(_multiple(n, 2), r) for n, r in zip(shape, roi, strict=True)]
-    x = F.pad(x, [0, padded[2] - shape[2], 0, padded[1] - shape[1], 0, padded[0] - shape[0]], value=AIR)
-    cells = [n // 2 for n in shape]
+    # MONAI would pad by itself, but centred: half-resolution cells would then lie half a cell off.
+    missing = [max(0, r - n) for r, n in zip(roi, size, strict=True)]
+    x = F.pad(x, (0, missing[2], 0, missing[1], 0, missing[0]), value=AIR)
 
     def predict(tile: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         tile = tile.contiguous(memory_format=torch.channels_last_3d)
@@ -150,18 +155,38 @@ def encode_scan(
             mode="gaussian",
             sigma_scale=0.25,
         )
-        organ_logits, dense = (t[0, :, : shape[0], : shape[1], : shape[2]].cpu() for t in (organ_logits, dense))
-        grid = grid[0, :, : cells[0], : cells[1], : cells[2]].cpu()
-        probability = organ_logits.softmax(0)
-    inner = geometry[box[0], box[1], box[2]]
+    half = [n // 2 for n in size]
+    inner = sub_geometry(geometry, *box)
     return ScanFeatures(
         geometry=inner,
         body=body[box],
-        organ_probability=probability,
-        dense=dense,
-        grid=grid,
+        organ_probability=organ_logits[0, :, : size[0], : size[1], : size[2]].softmax(0).cpu(),
+        dense=dense[0, :, : size[0], : size[1], : size[2]].cpu(),
+        grid=grid[0, :, : half[0], : half[1], : half[2]].cpu(),
         grid_geometry=halved(inner),
     )
+
+
+def _evened(
+    hu: torch.Tensor, body: torch.Tensor, geometry: hd.VolumeGeometry
+) -> tuple[torch.Tensor, torch.Tensor, hd.VolumeGeometry]:
+    """The scan with even sides, so that half-resolution cells cover whole voxels.
+
+    Odd sides get their last layer once more, outside of the body, instead of losing it.
+    """
+    odd = [n % 2 for n in body.shape]
+    ends = (0, odd[2], 0, odd[1], 0, odd[0])
+    grown = geometry.pad([[0, n] for n in odd])
+    return F.pad(hu, ends, mode="replicate"), F.pad(body, ends), grown
+
+
+def _even_box(box: tuple[slice, slice, slice], shape: torch.Size) -> tuple[slice, slice, slice]:
+    """`box` grown to even sides inside of an even `shape`."""
+    even = []
+    for s, n in zip(box, shape, strict=True):
+        odd = (s.stop - s.start) % 2
+        even.append(slice(s.start, s.stop + odd) if s.stop < n else slice(s.start - odd, s.stop))
+    return even[0], even[1], even[2]
 
 
 def halved(geometry: hd.VolumeGeometry) -> hd.VolumeGeometry:

@@ -120,7 +120,7 @@ def in_plane_axes(mask: Mask, row_mm: float, column_mm: float) -> tuple[float, f
 def _outline(plane: Mask) -> npt.NDArray[np.float64]:
     """Corner points of the convex hull of a slice's voxels (as squares)."""
     index = np.argwhere(plane).astype(np.float64)
-    corners = np.concatenate([index + [dy, dx] for dy in (-0.5, 0.5) for dx in (-0.5, 0.5)])
+    corners = np.concatenate([index + np.array([dy, dx]) for dy in (-0.5, 0.5) for dx in (-0.5, 0.5)])
     corners = np.unique(corners, axis=0)
     try:
         return np.asarray(corners[ConvexHull(corners).vertices])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
-from core_model.volume import bounding_slices, resample
+from core_model.volume import bounding_slices, resample, sub_geometry
 
 SLAB = 16  # slices per step
 REACH_MM = 8.0  # how far beyond its organ a lesion may bulge; our choice
@@ -43,7 +43,7 @@ def label_volume(probability: torch.Tensor, geometry: hd.VolumeGeometry, like: h
     z, y, x = inside
     for start in range(z.start, z.stop, SLAB):
         part = slice(start, min(start + SLAB, z.stop))
-        target = like.get_geometry()[part, y, x]
+        target = sub_geometry(like.get_geometry(), part, y, x)
         values = resample(chosen, geometry, target, antialias=False)  # (1 + K, d, H, W)
         out[part, y, x] = table[values.argmax(0).numpy()]
     return like.with_array(out)
@@ -106,16 +106,21 @@ def paste(
     Returns
     -------
     bool array of the scan's shape. Never empty: a component so small that interpolation
-    smooths it below the threshold keeps its strongest voxel's half height instead.
+    smooths it below the threshold keeps its strongest voxel's half height instead, and one that
+    falls between the slices of a coarse scan the voxel nearest to it.
     """
     out = np.zeros(like.spatial_shape, dtype=bool)
     box = bounding_slices(mask, margin=(2, 2, 2))
-    part = geometry[box[0], box[1], box[2]]
+    part = sub_geometry(geometry, *box)
     inside = _extent(part, like)
-    if inside is None:
-        return out
-    target = like.get_geometry()[inside[0], inside[1], inside[2]]
-    fine = resample(probability[box][None], part, target, antialias=False)[0].numpy()
-    level = min(threshold, 0.5 * float(fine.max()))
-    out[inside] = fine >= max(level, 1e-6)
+    if inside is not None:
+        target = sub_geometry(like.get_geometry(), *inside)
+        fine = resample(probability[box][None], part, target, antialias=False)[0].numpy()
+        level = min(threshold, 0.5 * float(fine.max()))
+        out[inside] = fine >= max(level, 1e-6)
+    if not out.any():
+        strongest = np.unravel_index(int(probability.argmax()), tuple(probability.shape))
+        point = geometry.map_indices_to_reference(np.array([strongest], dtype=np.float64))
+        nearest = np.round(like.map_reference_to_indices(point)[0]).astype(int)
+        out[tuple(np.clip(nearest, 0, np.array(like.spatial_shape) - 1))] = True
     return out

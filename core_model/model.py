@@ -58,8 +58,8 @@ class ModelConfig:
             raise ValueError(
                 f"model config has unknown key {sorted(unknown)[0]!r}; it was written by another version"
             )
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**lists)
+        tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**tuples)
 
 
 @dataclass(frozen=True)

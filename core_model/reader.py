@@ -93,7 +93,9 @@ class Reader:
         self.device = device
         self.bf16 = bf16
         self.thresholds = Thresholds.from_card(checkpoint.card)
-        self._model = checkpoint.model.to(device=device, memory_format=torch.channels_last_3d)
+        self._model = checkpoint.model.to(device)
+        # torch does not annotate this keyword.
+        self._model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         with torch.inference_mode():
             self._present = [self._mean_text(a.present) for a in abnormalities()]
             self._absent = [self._mean_text(a.absent) for a in abnormalities()]
@@ -141,7 +143,8 @@ class Reader:
         """
         if slices is not None and len(slices) != volume.spatial_shape[0]:
             raise ValueError(
-                f"slices has {len(slices)} entries, the volume has {volume.spatial_shape[0]} slices; one for each is needed"
+                f"slices has {len(slices)} entries, the volume has {volume.spatial_shape[0]} slices; "
+                "one for each is needed"
             )
         if not np.isfinite(volume.array).all():
             raise ValueError("volume holds values that are not finite; clean them to Hounsfield units first")
@@ -160,8 +163,12 @@ class Reader:
             lesion_mask, lesions = self._lesions(masks, regions, features, upright)
         with clock.stage("findings", 0.9), torch.inference_mode():
             pooled = self._pool(features)
-            findings = self._findings(masks, regions, features, pooled, organ_readings, lesions)
-            encoding = self._encode(features, pooled, organ_readings, slices or _slices(volume), series_instance_uid)
+            findings = self._findings(
+                masks, regions, features, pooled=pooled, organ_readings=organ_readings, lesions=lesions
+            )
+            encoding = self._encode(
+                features, pooled, organ_readings, slices or _slices(volume), series_instance_uid
+            )
         with clock.stage("finish", 1.0):
             reading = Reading(
                 organs=organ_readings,
@@ -196,8 +203,8 @@ class Reader:
         """
         if encoding.model.digest != self.identity.digest:
             raise ValueError(
-                f"encoding was made by model {encoding.model.digest[:12]}, this is {self.identity.digest[:12]}; "
-                "read the study again with this model"
+                f"encoding was made by model {encoding.model.digest[:12]}, "
+                f"this is {self.identity.digest[:12]}; read the study again with this model"
             )
         return localize(encoding, text, self.embed(text))
 
@@ -229,7 +236,11 @@ class Reader:
         return inside
 
     def _lesions(
-        self, masks: torch.Tensor, regions: dict[str, torch.Tensor], features: ScanFeatures, upright: hd.Volume
+        self,
+        masks: torch.Tensor,
+        regions: dict[str, torch.Tensor],
+        features: ScanFeatures,
+        upright: hd.Volume,
     ) -> tuple[hd.Volume, tuple[Lesion, ...]]:
         """Instance mask on the upright scan and its lesions, most probable first."""
         found: list[tuple[Abnormality, Component]] = []
@@ -270,7 +281,9 @@ class Reader:
     def _pool(self, features: ScanFeatures) -> torch.Tensor:
         """(O, E) organ embeddings."""
         shares = F.avg_pool3d(features.organ_probability[None, 1:], 2)  # (1, O, d, h, w)
-        pooled = self._model.organ_pooling(features.grid[None].to(self.device), shares.to(self.device))
+        pooled: torch.Tensor = self._model.organ_pooling(
+            features.grid[None].to(self.device), shares.to(self.device)
+        )
         return pooled[0].cpu()
 
     def _findings(
@@ -278,6 +291,7 @@ class Reader:
         masks: torch.Tensor,
         regions: dict[str, torch.Tensor],
         features: ScanFeatures,
+        *,
         pooled: torch.Tensor,
         organ_readings: tuple[OrganReading, ...],
         lesions: tuple[Lesion, ...],

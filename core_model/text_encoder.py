@@ -46,7 +46,7 @@ class TextEncoder(nn.Module):
         self.tokenizer_json = tokenizer
         self.bert = BertModel(BertConfig(**config), add_pooling_layer=False)
         self.bert.requires_grad_(False)
-        self.bert.eval()
+        self.bert.train(False)
         self._tokenizer = Tokenizer.from_str(tokenizer)
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.enable_padding()
@@ -55,7 +55,7 @@ class TextEncoder(nn.Module):
     def train(self, mode: bool = True) -> TextEncoder:
         """Keep the frozen tower in evaluation mode (no dropout) whatever the model is in."""
         super().train(mode)
-        self.bert.eval()
+        self.bert.train(False)
         return self
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ head, the second towards posterior, the third towards the patient's left, so tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import highdicom as hd
@@ -40,10 +41,11 @@ def canonical(volume: hd.Volume) -> hd.Volume:
 def resampled_geometry(geometry: hd.VolumeGeometry, spacing_mm: float) -> hd.VolumeGeometry:
     """The grid with isotropic `spacing_mm` that covers the same extent, sharing its first corner.
 
-    Our choice: corners (not centres) are aligned, so the field of view stays the same.
+    Our choice: corners (not centres) are aligned, and a started voxel counts whole, so the field
+    of view is never smaller, and larger by less than one voxel.
     """
     shape = [
-        max(1, round(n * s / spacing_mm))
+        max(1, math.ceil(n * s / spacing_mm - 1e-4))
         for n, s in zip(geometry.spatial_shape, geometry.spacing, strict=True)
     ]
     directions = geometry.direction
@@ -141,6 +143,12 @@ def window(hu: torch.Tensor) -> torch.Tensor:
     wide = hu.clamp(-1000, 1000) / 1000
     soft = (hu.clamp(-160, 240) - 40) / 200
     return torch.cat([wide, soft], dim=1)  # (B, 2, D, H, W)
+
+
+def sub_geometry(geometry: hd.VolumeGeometry, first: slice, second: slice, third: slice) -> hd.VolumeGeometry:
+    """The part of a grid that the slices of its three axes name."""
+    # highdicom annotates the index as a tuple of one element.
+    return geometry[first, second, third]  # type: ignore[index]
 
 
 def bounding_slices(mask: npt.NDArray[np.bool_], margin: Sequence[int]) -> tuple[slice, slice, slice]:

@@ -17,7 +17,14 @@ from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
 from core_model.reader import Reader
 from core_model.reading import Reading
-from training.phantoms.dicom import KERNELS, SeriesSettings, export_geometry, image_slices, nearest, phantom_geometry
+from training.phantoms.dicom import (
+    KERNELS,
+    SeriesSettings,
+    export_geometry,
+    image_slices,
+    nearest,
+    phantom_geometry,
+)
 from training.phantoms.study import make_phantom
 from training.phantoms.tissues import Phantom
 

@@ -70,9 +70,7 @@ def calibrate(checkpoint: Path, n: int, device: str | None, console: Console) ->
     reader.thresholds = Thresholds(lesion=dict.fromkeys(names, 0.0))
     stream = read_cases(reader, DEVELOPMENT_SEED, n)
     results = list(track(stream, total=n, description="reading development phantoms", console=console))
-    thresholds = asdict(
-        Thresholds(lesion=lesion_thresholds(results), temperature=temperature(results))
-    )
+    thresholds = asdict(Thresholds(lesion=lesion_thresholds(results), temperature=temperature(results)))
     card_file = checkpoint / "card.json"
     card = json.loads(card_file.read_text(encoding="utf-8"))
     card["thresholds"] = thresholds

@@ -12,7 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import highdicom as hd
 import numpy as np
@@ -113,18 +113,18 @@ def real_ct_dice(reader: Reader, image_path: Path, labels_path: Path) -> dict[st
     """
     import nibabel  # noqa: PLC0415 - only here
 
-    image, labels = nibabel.load(image_path), nibabel.load(labels_path)
+    image, labels = (cast(nibabel.Nifti1Image, nibabel.load(p)) for p in (image_path, labels_path))
     if image.shape != labels.shape or not np.allclose(image.affine, labels.affine, atol=1e-2):
-        raise ValueError(
-            f"{labels_path.name} lies on another grid than {image_path.name}; resample it first"
-        )
+        raise ValueError(f"{labels_path.name} lies on another grid than {image_path.name}; resample it first")
     table = np.zeros(256, dtype=np.uint8)
     for value, label in v2_to_reading().items():
         table[value] = label
     truth = table[np.asanyarray(labels.dataobj).astype(np.uint8)]
     hu = np.asarray(image.dataobj, dtype=np.float32)
-    volume = canonical(hd.Volume.from_nibabel(nibabel.Nifti1Image(hu, image.affine)))
-    reference = canonical(hd.Volume.from_nibabel(nibabel.Nifti1Image(truth, image.affine)))
+    volume, reference = (
+        canonical(hd.Volume.from_nibabel(nibabel.Nifti1Image(a, image.affine)))  # type: ignore[no-untyped-call]
+        for a in (hu, truth)
+    )
     reading = reader.read(volume)
     voxel_ml = float(np.prod(volume.spacing)) / 1000
     return organ_dice(
@@ -136,7 +136,8 @@ def _tables(console: Console, figures: dict[str, Any]) -> None:
     if "phantoms" in figures:
         f = figures["phantoms"]
         table = Table(title=f"{f['studies']} unseen phantoms ({f['benchmark']})")
-        for column in (f"tumour >= {f['min_diameter_mm']:g} mm", "planted", "found", "Dice", "false per study"):
+        tumour = f"tumour >= {f['min_diameter_mm']:g} mm"
+        for column in (tumour, "planted", "found", "Dice", "false per study"):
             table.add_column(column)
         for name, t in f["tumours"].items():
             share = "-" if t["sensitivity"] is None else f"{t['found']} ({100 * t['sensitivity']:.0f} %)"
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Measure a checkpoint on unseen phantoms, and organ Dice on a real CT.",
         epilog="example: python -m training.evaluate --benchmark phantoms --n 20 --out figures.json",
     )
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint folder (default: the shipped one)")
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint folder (default: shipped)")
     parser.add_argument("--benchmark", choices=["phantoms"], help="read unseen phantoms")
     parser.add_argument("--n", type=int, default=20, help="number of phantoms (default: %(default)s)")
     parser.add_argument("--nifti", type=Path, help="a real CT")

@@ -95,7 +95,7 @@ def organ_text_loss(
     organ: (B, O, E) unit length; names: (O, E) unit length; present: (B, O) bool.
     """
     logits = torch.einsum("boe,pe->bop", organ, names) * scale
-    target = torch.arange(names.shape[0]).expand(organ.shape[0], -1)
+    target = torch.arange(names.shape[0], device=logits.device).expand(organ.shape[0], -1)
     if not bool(present.any()):
         return logits.sum() * 0
     return F.cross_entropy(logits[present], target[present])
@@ -111,5 +111,5 @@ def sigmoid_alignment_loss(
     volume, report: (B, E) unit length, row i belongs to row i.
     """
     logits = volume @ report.T * scale + bias
-    sign = 2 * torch.eye(len(volume)) - 1
+    sign = 2 * torch.eye(len(volume), device=logits.device) - 1
     return -F.logsigmoid(sign * logits).mean()

@@ -69,9 +69,7 @@ def objective(
     ----------
     n_texts: abnormalities whose masks and findings are judged; those present come first.
     """
-    encoded = model.encode_image(
-        window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
-    )
+    encoded = model.encode_image(window(batch.hu).contiguous(memory_format=torch.channels_last_3d))
     chosen = _choose(batch.findings, n_texts, rng)
     present = model.project_text(_draw(bank.present, rng))
     absent = model.project_text(_draw(bank.absent, rng))
@@ -83,15 +81,20 @@ def objective(
         "organs": organ_loss(encoded.organ_logits, batch.organs),
         "organ_text": organ_text_loss(pooled, names.embedding, in_view, model.organ_scale),
     }
-    losses |= _abnormality_losses(model, encoded, batch, shares, pooled, present, absent, chosen)
-    losses["localization"] = _localization(model, encoded, batch, shares, in_view, present, names, rng)
+    losses |= _abnormality_losses(
+        model, encoded, batch, chosen, shares=shares, pooled=pooled, present=present, absent=absent
+    )
+    losses["localization"] = _localization(
+        model, encoded, batch, rng, shares=shares, in_view=in_view, present=present, names=names
+    )
     losses["report"] = _report(model, encoded, batch, present, absent)
     return losses
 
 
 def _choose(findings: torch.Tensor, n: int, rng: np.random.Generator) -> torch.Tensor:
     """Indices of `n` abnormalities: present ones first, the rest at random."""
-    score = (findings == 1).any(0).float() * 2 + torch.from_numpy(rng.random(findings.shape[1]))
+    score = (findings == 1).any(0).float() * 2
+    score = score + torch.from_numpy(rng.random(findings.shape[1])).to(score.device)
     return score.topk(min(n, findings.shape[1])).indices
 
 
@@ -108,8 +111,8 @@ def organ_shares(labels: torch.Tensor) -> torch.Tensor:
     """
     index = torch.where(labels == IGNORE, 0, labels).long()[:, None]
     b, _, d, h, w = index.shape
-    shares = torch.zeros(b, len(organs()) + 1, d // 2, h // 2, w // 2)
-    eighth = torch.full((b, 1, d // 2, h // 2, w // 2), 0.125)
+    shares = torch.zeros(b, len(organs()) + 1, d // 2, h // 2, w // 2, device=labels.device)
+    eighth = torch.full((b, 1, d // 2, h // 2, w // 2), 0.125, device=labels.device)
     for z in (0, 1):
         for y in (0, 1):
             for x in (0, 1):
@@ -139,11 +142,12 @@ def _abnormality_losses(
     model: SightlineModel,
     encoded: Encoded,
     batch: Sample,
+    chosen: torch.Tensor,
+    *,
     shares: torch.Tensor,
     pooled: torch.Tensor,
     present: EncodedText,
     absent: EncodedText,
-    chosen: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     target, region = _targets(batch, shares, chosen)
     logits = text_masks(encoded.dense, present.mask_weight[chosen], present.mask_bias[chosen])
@@ -163,11 +167,12 @@ def _localization(
     model: SightlineModel,
     encoded: Encoded,
     batch: Sample,
+    rng: np.random.Generator,
+    *,
     shares: torch.Tensor,
     in_view: torch.Tensor,
     present: EncodedText,
     names: EncodedText,
-    rng: np.random.Generator,
 ) -> torch.Tensor:
     """Every positive sentence, and three organ names per scan, against the scan's own cells."""
     rows, masses = [], []
@@ -179,7 +184,7 @@ def _localization(
                 texts.append(present.embedding[index])
                 mass.append(F.avg_pool3d(here[None, None].float(), 2)[0, 0])
         seen = in_view[b].nonzero().flatten()
-        for o in seen[torch.from_numpy(rng.permutation(len(seen)))][:3].tolist():
+        for o in seen.cpu()[torch.from_numpy(rng.permutation(len(seen)))][:3].tolist():
             texts.append(names.embedding[o])
             mass.append(shares[b, o])
         if texts:

@@ -31,7 +31,7 @@ from training.objective import TextBank, objective
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
 from training.phantoms.procedural import procedural_anatomy
 from training.phantoms.tissues import Anatomy
-from training.samples import AnatomySource, PhantomCrops, collate
+from training.samples import AnatomySource, PhantomCrops, Sample, collate
 from training.text_tower import load_public_encoder
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "pretrain.toml"
@@ -91,7 +91,8 @@ def new_model(settings: Settings) -> SightlineModel:
     config = ModelConfig.from_dict({**settings.model, "text": text_config})
     model = SightlineModel(config, tokenizer)
     model.text.bert.load_state_dict(state)
-    return model.to(memory_format=torch.channels_last_3d)
+    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # not annotated
+    return model
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -126,7 +127,7 @@ class Run:
         """Load the state of an interrupted run; False if there is none."""
         if not self.state_file.exists():
             return False
-        state = torch.load(self.state_file, weights_only=True)
+        state = torch.load(self.state_file, weights_only=True, map_location=self.device)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -187,11 +188,15 @@ class Run:
             crops=s.data["crops"],
         )
         loader = DataLoader(
-            stream, batch_size=batch_size, num_workers=s.data["workers"], collate_fn=collate, prefetch_factor=4
+            stream,
+            batch_size=batch_size,
+            num_workers=s.data["workers"],
+            collate_fn=collate,
+            prefetch_factor=4 if s.data["workers"] else None,
         )
         task = progress.add_task("training", total=s.optimiser["steps"], completed=self.step, note="")
-        last_save, running = time.monotonic(), {}
-        last = time.monotonic()
+        running: dict[str, float] = {}
+        last = last_save = time.monotonic()
         self.model.train()
         for batch in loader:
             if self.step >= s.optimiser["steps"]:
@@ -215,13 +220,15 @@ class Run:
                 last_save = time.monotonic()
         self.save()
 
-    def _update(self, bank: TextBank, batch: Any, rng: np.random.Generator) -> dict[str, float]:
+    def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
         s = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, s)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            losses = objective(self.model, bank, batch, rng, s.optimiser["texts_per_step"])
-        total = sum((losses[name] * weight for name, weight in s.loss.items()), torch.zeros(()))
+            losses = objective(self.model, bank, batch.to(self.device), rng, s.optimiser["texts_per_step"])
+        total = sum(
+            (losses[name] * weight for name, weight in s.loss.items()), torch.zeros((), device=self.device)
+        )
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), s.optimiser["clip"])
@@ -241,7 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Pretrain the model on phantoms. Interrupt it at will: the same command goes on.",
         epilog="example: python -m training.pretrain --out runs/first --label-maps path/to/label_maps",
     )
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: %(default)s)")
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for state, log and checkpoint")
     parser.add_argument(
         "--label-maps",
@@ -268,7 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns) as progress:
-        progress.console.print(f"{'resumed at step ' + str(run.step) if resumed else 'new run'} in {args.out}")
+        progress.console.print(
+            f"{'resumed at step ' + str(run.step) if resumed else 'new run'} in {args.out}"
+        )
         run.train(progress)
 
 

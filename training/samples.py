@@ -45,6 +45,15 @@ class Sample:
     lesions: torch.Tensor
     findings: torch.Tensor
 
+    def to(self, device: torch.device) -> Sample:
+        """The same on another device."""
+        return Sample(
+            hu=self.hu.to(device),
+            organs=self.organs.to(device),
+            lesions=self.lesions.to(device),
+            findings=self.findings.to(device),
+        )
+
 
 def make_phantom(source: AnatomySource, rng: np.random.Generator) -> Phantom:
     """Anatomy, lesions and scan in one call."""
@@ -52,9 +61,7 @@ def make_phantom(source: AnatomySource, rng: np.random.Generator) -> Phantom:
     return scan(plant(anatomy, rng), anatomy.spacing_mm, rng)
 
 
-def crop(
-    phantom: Phantom, rng: np.random.Generator, window: Sequence[int], spacing_mm: float
-) -> Sample:
+def crop(phantom: Phantom, rng: np.random.Generator, window: Sequence[int], spacing_mm: float) -> Sample:
     """A randomly deformed crop of a phantom on the model's grid.
 
     Parameters

@@ -11,6 +11,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import highdicom as hd
 import numpy as np
@@ -25,6 +26,7 @@ from training.phantoms.tissues import (
     DISC,
     FAT,
     MUSCLE,
+    N_TISSUES,
     OTHER_BONE,
     OTHER_VESSEL,
     SKIN,
@@ -65,7 +67,7 @@ def _table_of(path: Path) -> npt.NDArray[np.uint8] | None:
 
 
 def _tissue_of(name: str, v2_name: str, known: dict[str, int]) -> int:
-    first = v2_name.split("(")[0].strip().split("/")[0]
+    first = v2_name.partition("(")[0].strip().partition("/")[0]
     first = first + name.removeprefix("rib") if first.endswith("_") else first
     if "/" in v2_name and not first.startswith(("hip", "rib")):
         return UNCERTAIN_BOWEL
@@ -87,11 +89,18 @@ def _load(path: Path, spacing_mm: float) -> npt.NDArray[np.uint8]:
     """(D, H, W) tissue values of one label map, axes "HPL", nearest-neighbour at `spacing_mm`."""
     import nibabel  # noqa: PLC0415 - the GPU box that only trains from a cache has none
 
-    image = nibabel.load(path)
-    values = np.asanyarray(image.dataobj).astype(np.int16)
+    image = cast(nibabel.Nifti1Image, nibabel.load(path))
+    ids = np.asanyarray(image.dataobj).astype(np.int16)
     table = _table_of(path)
-    values = values.astype(np.uint8) if table is None else table[values]
-    volume = canonical(hd.Volume.from_nibabel(nibabel.Nifti1Image(values, image.affine)))
+    known = N_TISSUES if table is None else len(table)
+    if ids.min() < 0 or ids.max() >= known:
+        raise ValueError(
+            f"label map {path.name} holds ids {ids.min()} to {ids.max()}; expected TotalSegmentator v2 "
+            f"class ids, or 0 to {known - 1} with a labels.tsv beside it"
+        )
+    values = ids.astype(np.uint8) if table is None else table[ids]
+    relabelled = nibabel.Nifti1Image(values, image.affine)  # type: ignore[no-untyped-call]
+    volume = canonical(hd.Volume.from_nibabel(relabelled))
     zoom = [s / spacing_mm for s in volume.spacing]
     index = np.ix_(
         *[
@@ -127,7 +136,7 @@ class LabelMapAnatomy:
 
         Raises
         ------
-        ValueError: if the map holds no label at all.
+        ValueError: if the map holds no label at all, or ids that mean nothing.
         """
         labels = _load(path, spacing_mm)
         if not labels.any():
@@ -192,9 +201,7 @@ def _coarse_distance(mask: npt.NDArray[np.bool_], spacing_mm: float) -> npt.NDAr
     """Euclidean distance (mm) to the outside of `mask`, computed at half resolution for speed."""
     small = ndimage.distance_transform_edt(mask[::2, ::2, ::2]) * 2 * spacing_mm
     tensor = torch.from_numpy(small.astype(np.float32))[None, None]
-    full = torch.nn.functional.interpolate(
-        tensor, size=mask.shape, mode="trilinear", align_corners=False
-    )
+    full = torch.nn.functional.interpolate(tensor, size=mask.shape, mode="trilinear", align_corners=False)
     return np.asarray(full[0, 0].numpy() * mask, dtype=np.float32)
 
 
@@ -256,9 +263,5 @@ def _add_table(tissues: torch.Tensor, rng: np.random.Generator, spacing_mm: floa
 def load_folder(folders: Sequence[Path], spacing_mm: float = 2.0) -> list[LabelMapAnatomy]:
     """All label maps of several folders (`find_label_maps`)."""
     return [
-        LabelMapAnatomy.from_file(path, spacing_mm)
-        for folder in folders
-        for path in find_label_maps(folder)
+        LabelMapAnatomy.from_file(path, spacing_mm) for folder in folders for path in find_label_maps(folder)
     ]
-
-

@@ -117,7 +117,15 @@ def plant(
         elif name == "pleural_effusion":
             done = _effusion(tissues, lesions, rng, value, anatomy.spacing_mm)
         else:
-            done = _focal(kinds[name], diameter_mm, tissues, lesions, rng, value, anatomy.spacing_mm)
+            done = _focal(
+                kinds[name],
+                diameter_mm,
+                tissues,
+                lesions,
+                rng,
+                value=value,
+                spacing_mm=anatomy.spacing_mm,
+            )
         if done is not None:
             planted.append(done)
         elif wanted is not None:
@@ -153,6 +161,7 @@ def _focal(
     tissues: torch.Tensor,
     lesions: torch.Tensor,
     rng: np.random.Generator,
+    *,
     value: int,
     spacing_mm: float,
 ) -> PlantedLesion | None:
@@ -165,7 +174,7 @@ def _focal(
         if len(where) < 30:
             continue
         centre = _centre(kind, host_mask, where, rng, spacing_mm)
-        mask, box = _lump(kind, diameter_mm, tuple(tissues.shape), centre, rng, spacing_mm)
+        mask, box = _lump(kind, diameter_mm, tuple(tissues.shape), centre, rng, spacing_mm=spacing_mm)
         organ_here = _host_region(kind, host_mask[box])
         mask = mask & organ_here & (lesions[box] == 0)
         if not bool(mask.any()):
@@ -199,7 +208,9 @@ def _centre(
         if inset == 0:
             break
         near = host_mask[
-            max(0, z - inset) : z + inset + 1, max(0, y - inset) : y + inset + 1, max(0, x - inset) : x + inset + 1
+            max(0, z - inset) : z + inset + 1,
+            max(0, y - inset) : y + inset + 1,
+            max(0, x - inset) : x + inset + 1,
         ]
         if float(near.float().mean()) > 0.95:
             break
@@ -219,6 +230,7 @@ def _lump(
     shape: tuple[int, ...],
     centre: tuple[int, int, int],
     rng: np.random.Generator,
+    *,
     spacing_mm: float,
 ) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
     """An irregular ellipsoid in its bounding box."""

@@ -118,7 +118,9 @@ def mean_hu(rng: np.random.Generator, phase: str, *, steatosis: bool) -> torch.T
     return torch.from_numpy(hu.astype(np.float32))
 
 
-def scan(planting: Planting, spacing_mm: float, rng: np.random.Generator, phase: str | None = None) -> Phantom:
+def scan(
+    planting: Planting, spacing_mm: float, rng: np.random.Generator, phase: str | None = None
+) -> Phantom:
     """Paint a planted anatomy.
 
     Parameters
@@ -148,7 +150,7 @@ def scan(planting: Planting, spacing_mm: float, rng: np.random.Generator, phase:
     for value in (*(tissue(n) for n in _BOWEL), UNCERTAIN_BOWEL):
         _bowel(hu, tissues, value, rng, spacing_mm)
     _kidney(hu, tissues, rng, spacing_mm, phase)
-    _lesions(hu, planting, hu_of, rng, spacing_mm, phase)
+    _lesions(hu, planting, hu_of, rng, spacing_mm=spacing_mm, phase=phase)
     sigma = uniform(rng, 0.3, 0.9) / spacing_mm * 2
     hu = gaussian_blur(hu, (sigma, sigma, sigma))
     lookup = reading_lookup().to(torch.uint8)
@@ -177,7 +179,9 @@ def _bone(hu: torch.Tensor, tissues: torch.Tensor, rng: np.random.Generator, spa
     hu += torch.where(cortex, uniform(rng, 120, 600), 0.0)
 
 
-def _tubes(rng: np.random.Generator, shape: tuple[int, ...], wavelength: float, radius: float) -> torch.Tensor:
+def _tubes(
+    rng: np.random.Generator, shape: tuple[int, ...], wavelength: float, radius: float
+) -> torch.Tensor:
     """Winding tubes: where two independent noise fields both cross zero."""
     a = smooth_noise(rng, shape, wavelength)
     b = smooth_noise(rng, shape, wavelength)
@@ -282,26 +286,33 @@ def _kidney(
     view[core & (pattern > uniform(rng, -0.2, 0.6))] = uniform(rng, -80, 20)
 
 
+# Lesions whose HU depends neither on host nor on phase.
+_OWN_HU = {
+    "liver_cyst": (-5, 18),
+    "renal_cyst": (-5, 18),
+    "kidney_stone": (300, 1200),
+    "gallstones": (100, 700),
+    "lung_nodule": (10, 90),
+}
+
+
 def _lesion_mean(name: str, host: float, rng: np.random.Generator, phase: str) -> float:
     """HU of a lesion, relative to its host where that is what defines it."""
-    if name in ("liver_cyst", "renal_cyst"):
-        return uniform(rng, -5, 18)
-    if name == "liver_tumour":
-        drop = uniform(rng, 12, 30) if phase == "native" else uniform(rng, 20, 65)
-        return max(22.0, host - drop)
-    if name == "renal_tumour":
-        return uniform(rng, 30, 55) if phase == "native" else max(35.0, host * uniform(rng, 0.35, 0.75))
-    if name == "pancreatic_tumour":
-        return max(15.0, host - uniform(rng, 15, 50))
-    if name == "kidney_stone":
-        return uniform(rng, 300, 1200)
-    if name == "gallstones":
-        return uniform(rng, 100, 700)
-    if name == "aortic_calcification":
-        return max(host + 150, uniform(rng, 350, 1100))
-    if name == "colon_tumour":
-        return uniform(rng, 35, 60) if phase == "native" else uniform(rng, 60, 120)
-    return uniform(rng, 10, 90)  # lung nodule
+    native = phase == "native"
+    match name:
+        case "liver_tumour":
+            mean = max(22.0, host - (uniform(rng, 12, 30) if native else uniform(rng, 20, 65)))
+        case "renal_tumour":
+            mean = uniform(rng, 30, 55) if native else max(35.0, host * uniform(rng, 0.35, 0.75))
+        case "pancreatic_tumour":
+            mean = max(15.0, host - uniform(rng, 15, 50))
+        case "aortic_calcification":
+            mean = max(host + 150, uniform(rng, 350, 1100))
+        case "colon_tumour":
+            mean = uniform(rng, 35, 60) if native else uniform(rng, 60, 120)
+        case _:
+            mean = uniform(rng, *_OWN_HU[name])
+    return mean
 
 
 def _lesions(
@@ -309,6 +320,7 @@ def _lesions(
     planting: Planting,
     hu_of: torch.Tensor,
     rng: np.random.Generator,
+    *,
     spacing_mm: float,
     phase: str,
 ) -> None:
