@@ -89,7 +89,7 @@ def settled(archive: Archive, study: str, number: int = 1) -> Callable[[], bool]
 
 
 def finish(archive: Archive, study: str, number: int = 1) -> Progress:
-    wait_until(settled(archive, study, number), 120, f"generation {number} to be read")
+    wait_until(settled(archive, study, number), 240, f"generation {number} to be read")
     return study_progress(archive, study)[number - 1]
 
 
@@ -182,7 +182,7 @@ def test_a_crash_between_choice_and_queue_is_made_good(
     workflow = Workflow(config, archive, reader)
     workflow.start()
     try:
-        wait_until(settled(archive, study), 120, "the study to be read")
+        wait_until(settled(archive, study), 240, "the study to be read")
         runs = DBOS.list_workflows()
         workflow.reconcile()
         assert len(DBOS.list_workflows()) == len(runs) == 1
@@ -213,7 +213,7 @@ def test_a_reader_killed_while_it_reads_finishes_the_study_once(tmp_path: Path) 
         assert study_progress(archive, study)[0].state == "queued"
         with role_process("reader", config, tmp_path):
             wait_until(
-                lambda: study_progress(archive, study)[0].stored_back_at is not None, 120, "the results"
+                lambda: study_progress(archive, study)[0].stored_back_at is not None, 240, "the results"
             )
     (progress,) = study_progress(archive, study)
     assert progress.state == "read"
