@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -24,6 +23,7 @@ from dicom_node.results.segmentation import lesion_segmentation, organ_segmentat
 from tests.dicom_node.ct_series import ct_series, volume_of
 from tests.dicom_node.network import Pacs, free_port, wait_until
 from tests.dicom_node.readings import KEY, make_reading
+from tests.peers import require
 
 ORDER = [str(SegmentationStorage), str(SegmentationStorage), str(Comprehensive3DSRStorage)]
 
@@ -154,7 +154,7 @@ def test_after_the_last_day_a_result_is_given_up_and_kept(
 
 
 def test_a_real_storescp_stores_all_three(
-    config: Config, archive: Archive, pacs: Pacs, tmp_path: Path, require: Callable[[str], str]
+    config: Config, archive: Archive, pacs: Pacs, tmp_path: Path
 ) -> None:
     folder = tmp_path / "storescp"
     folder.mkdir()
