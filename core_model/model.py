@@ -137,7 +137,8 @@ class SightlineModel(nn.Module):
         self.half_organ_head = nn.Conv3d(half, n_organs + 1, 1)
         self.quarter_organ_head = nn.Conv3d(quarter, n_organs + 1, 1)
         nn.init.zeros_(self.half_organ_head.weight)
-        nn.init.zeros_(self.half_organ_head.bias)
+        if self.half_organ_head.bias is not None:
+            nn.init.zeros_(self.half_organ_head.bias)
 
     def encode_image(self, x: torch.Tensor) -> Encoded:
         """(B, 2, D, H, W) windowed CT -> `Encoded`."""
