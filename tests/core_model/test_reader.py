@@ -31,6 +31,7 @@ def write_seeing_checkpoint(folder: Path) -> Path:
         for name in SEEN:
             model.image.organ_head.bias[organ(name).label] = 0
         last = model.text_to_mask[-1]
+        assert isinstance(last, torch.nn.Linear)
         last.weight.mul_(30)
         last.bias[-1] = 4
     thresholds = {"lesion": dict.fromkeys((a.name for a in abnormalities()), 0.55), "mask": 0.5}

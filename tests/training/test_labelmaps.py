@@ -130,12 +130,13 @@ def test_a_slab_has_the_height_that_was_asked_for(anatomy: LabelMapAnatomy) -> N
 TABLE_TEXT = """label\tname\ttotalsegmentator_name
 1\tliver\tliver
 2\tright kidney\tkidney_right (kidney)
-3\trib4\trib_left_/rib_right_
-4\tbowel\tsmall_bowel/colon
+3\tRib4\trib_left_/rib_right_4 (both sides in one label)
+4\tbowel\tcolon/small_bowel (one label)
 5\tpsoas muscle\t
 6\tL1 disc\t
 7\tceliac trunk\t
 8\tlymph node\t
+9\tPelvis\thip_left/hip_right (both sides in one label)
 300\tspleen\tspleen
 """
 
@@ -143,7 +144,7 @@ TABLE_TEXT = """label\tname\ttotalsegmentator_name
 def test_labels_tsv_maps_other_ids(tmp_path: Path) -> None:
     (tmp_path / "labels.tsv").write_text(TABLE_TEXT, encoding="utf-8")
     labels = np.zeros((12, 30, 30), dtype=np.int16)
-    ids = (1, 2, 4, 5, 6, 7, 8, 300)
+    ids = (1, 2, 3, 4, 5, 6, 7, 8, 9)
     for k, value in enumerate(ids):
         labels[:, 4 : 4 + 20, 3 * k + 2 : 3 * k + 5] = value
     write_map(labels, tmp_path / "case.nii.gz")
@@ -156,10 +157,20 @@ def test_labels_tsv_maps_other_ids(tmp_path: Path) -> None:
         DISC,
         OTHER_VESSEL,
         FAT,
-        tissue("spleen"),
+        tissue("rib_left_4"),
+        tissue("hip_left"),
     }
-    assert set(loaded.unique().tolist()) == {0, *expected}
-    assert int((loaded == tissue("spleen")).sum()) == 12 * 20 * 3
+    assert set(loaded.flatten().tolist()) == {0, *expected}
+    assert int((loaded == tissue("rib_left_4")).sum()) == 12 * 20 * 3
+
+
+def test_ids_above_a_byte(tmp_path: Path) -> None:
+    (tmp_path / "labels.tsv").write_text(TABLE_TEXT, encoding="utf-8")
+    labels = np.zeros((12, 30, 30), dtype=np.int16)
+    labels[:, 5:20, 5:20] = 300
+    write_map(labels, tmp_path / "case.nii.gz")
+    loaded = LabelMapAnatomy.from_file(tmp_path / "case.nii.gz", SPACING_MM).labels
+    assert set(loaded.flatten().tolist()) == {0, tissue("spleen")}
 
 
 def test_ids_that_mean_nothing(tmp_path: Path) -> None:

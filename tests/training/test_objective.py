@@ -1,0 +1,106 @@
+"""The objective of one batch: every loss is finite, and every trained part gets a gradient."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core_model.abnormality import abnormalities
+from core_model.anatomy import organ, organs
+from core_model.model import SightlineModel
+from tests.tiny import tiny_model
+from tests.training.small_anatomy import small_anatomy
+from training.objective import TextBank, objective, organ_shares
+from training.phantoms.tissues import IGNORE
+from training.prompts import texts_against, texts_for, texts_of_organ
+from training.samples import PhantomCrops, Sample, collate
+
+NAMES = ("organs", "organ_text", "masks", "findings", "localization", "report")
+
+
+@pytest.fixture(scope="module")
+def batch() -> Sample:
+    crops = PhantomCrops([(small_anatomy, 1.0)], (16, 32, 32), 8.0, seed=4, crops=2)
+    return collate(list(islice(crops, 2)))
+
+
+@pytest.fixture
+def model() -> SightlineModel:
+    return tiny_model()
+
+
+def test_losses_are_finite_and_train_every_part(model: SightlineModel, batch: Sample) -> None:
+    losses = objective(model, TextBank.of(model), batch, np.random.default_rng(0), n_texts=6)
+    assert tuple(sorted(losses)) == tuple(sorted(NAMES))
+    assert all(bool(v.isfinite()) and v.ndim == 0 for v in losses.values())
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    assert all(p.grad is None for p in model.text.parameters())
+
+
+def test_the_generator_decides(model: SightlineModel, batch: Sample) -> None:
+    bank = TextBank.of(model)
+    a, b, c = (
+        torch.stack(list(objective(model, bank, batch, np.random.default_rng(s), 4).values()))
+        for s in (0, 0, 1)
+    )
+    torch.testing.assert_close(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_a_batch_of_unknown_things_is_finite(model: SightlineModel, batch: Sample) -> None:
+    unknown = Sample(
+        hu=batch.hu,
+        organs=torch.full_like(batch.organs, IGNORE),
+        lesions=torch.zeros_like(batch.lesions),
+        findings=torch.full_like(batch.findings, -1),
+    )
+    losses = objective(model, TextBank.of(model), unknown, np.random.default_rng(0), n_texts=3)
+    assert all(bool(v.isfinite()) for v in losses.values())
+    assert float(losses["findings"].detach()) == float(losses["localization"].detach()) == 0
+
+
+def test_a_few_steps_lower_the_loss(model: SightlineModel, batch: Sample) -> None:
+    bank = TextBank.of(model)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    totals = []
+    for _ in range(8):
+        losses = objective(model, bank, batch, np.random.default_rng(0), n_texts=12)
+        total = torch.stack(list(losses.values())).sum()
+        optimiser.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        totals.append(float(total.detach()))
+    assert totals[-1] < 0.9 * totals[0]
+
+
+def test_organ_shares_are_means_of_one_hot_cells() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, len(organs()) + 1, (2, 4, 6, 8), dtype=torch.uint8)
+    labels[0, 0] = IGNORE
+    shares = organ_shares(labels)
+    known = torch.where(labels == IGNORE, 0, labels).long()
+    one_hot = F.one_hot(known, len(organs()) + 1).movedim(-1, 1).float()
+    torch.testing.assert_close(shares, F.avg_pool3d(one_hot, 2)[:, 1:])
+
+
+def test_bank_holds_every_wording(model: SightlineModel) -> None:
+    bank = TextBank.of(model)
+    assert [len(b) for b in bank.present] == [len(texts_for(a)) for a in abnormalities()]
+    assert [len(b) for b in bank.absent] == [len(texts_against(a)) for a in abnormalities()]
+    assert len(bank.organ) == len(organs())
+    torch.testing.assert_close(bank.organ[20][0], model.text([texts_of_organ(organ("liver"))[0]])[0])
+
+
+def test_wordings_for_and_against_differ() -> None:
+    for a in abnormalities():
+        assert not set(texts_for(a)) & set(texts_against(a))
+        assert all("{" not in t for t in (*texts_for(a), *texts_against(a)))
+    assert all("{" not in t for o in organs() for t in texts_of_organ(o))

@@ -1,0 +1,160 @@
+"""Training samples: shapes, truth, and a stream that a seed determines."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from core_model.abnormality import abnormalities
+from core_model.anatomy import organ, organs
+from tests.training.small_anatomy import SPACING_MM, small_anatomy
+from training.phantoms.lesions import plant
+from training.phantoms.scanner import scan
+from training.phantoms.tissues import Anatomy, Phantom
+from training.samples import MIN_ORGAN_VOXELS, PhantomCrops, Sample, collate, crop, make_phantom
+
+WINDOW = (16, 24, 24)
+NAMES = [a.name for a in abnormalities()]
+
+
+def phantom_with(*wanted: tuple[str, float]) -> Phantom:
+    planting = plant(small_anatomy(), np.random.default_rng(0), wanted)
+    return scan(planting, SPACING_MM, np.random.default_rng(1), "portal venous")
+
+
+def crops_of(phantom: Phantom, n: int, window: tuple[int, int, int] = WINDOW) -> list[Sample]:
+    return [crop(phantom, np.random.default_rng(s), window, 8.0) for s in range(n)]
+
+
+def stream(seed: int, start: int = 0, crops: int = 3) -> PhantomCrops:
+    return PhantomCrops([(small_anatomy, 1.0)], WINDOW, 8.0, seed=seed, start=start, crops=crops, pool=2)
+
+
+def test_shapes_types_and_ranges() -> None:
+    sample = make_phantom(small_anatomy, np.random.default_rng(0))
+    s = crop(sample, np.random.default_rng(0), WINDOW, 8.0)
+    assert (s.hu.shape, s.hu.dtype) == ((1, *WINDOW), torch.float32)
+    assert (s.organs.shape, s.organs.dtype) == (WINDOW, torch.uint8)
+    assert (s.lesions.shape, s.lesions.dtype) == (WINDOW, torch.uint8)
+    assert s.findings.shape == (len(NAMES),)
+    assert set(s.findings.tolist()) <= {-1.0, 0.0, 1.0}
+    assert float(s.hu.min()) >= -1024
+    assert float(s.hu.max()) <= 3071
+    assert int(s.organs.max()) <= len(organs())
+
+
+def test_findings_follow_the_masks() -> None:
+    label = {o.name: o.label for o in organs()}
+    phantom = phantom_with(("liver_tumour", 40.0), ("renal_cyst", 24.0), ("lung_nodule", 30.0))
+    seen = set()
+    for s in crops_of(phantom, 12):
+        for i, entry in enumerate(abnormalities()):
+            voxels = int((s.lesions == i + 1).sum())
+            in_view = int((s.organs == label[entry.organ]).sum()) >= MIN_ORGAN_VOXELS
+            expected = -1 if not in_view or 0 < voxels < 3 else float(voxels >= 3)
+            assert s.findings[i] == expected, entry.name
+            seen.add((entry.name, float(s.findings[i])))
+    assert ("liver_tumour", 1.0) in seen
+    assert ("liver_cyst", 0.0) in seen
+    assert any(value == -1 for _, value in seen)
+
+
+def test_diffuse_findings_need_no_mask() -> None:
+    i = NAMES.index("hepatic_steatosis")
+    phantom = phantom_with(("hepatic_steatosis", 0.0))
+    values = {float(s.findings[i]) for s in crops_of(phantom, 8)}
+    assert 1.0 in values
+    assert 0.0 not in values
+    assert not any(bool(s.lesions.any()) for s in crops_of(phantom, 2))
+
+
+def test_lesions_lie_in_or_at_their_organ() -> None:
+    phantom = phantom_with(("liver_tumour", 40.0))
+    inside = total = 0
+    for s in crops_of(phantom, 8):
+        lesion = s.lesions == 1 + NAMES.index("liver_tumour")
+        total += int(lesion.sum())
+        inside += int((lesion & (s.organs == organ("liver").label)).sum())
+    assert total > 50
+    assert inside == total  # both are pulled by the same grid
+
+
+def test_outside_of_the_phantom_there_is_air_and_nothing() -> None:
+    wide = crops_of(phantom_with(), 3, window=(16, 80, 80))
+    for s in wide:
+        corner = s.organs[:, :4, :4]
+        assert not bool(corner.any())
+        assert float(s.hu[0, :, :4, :4].median()) < -850
+
+
+def test_organs_are_where_the_image_shows_them() -> None:
+    lung, liver = organ("lung").label, organ("liver").label
+    s = crops_of(phantom_with(), 6)
+    lungs = torch.cat([c.hu[0][c.organs == lung] for c in s])
+    livers = torch.cat([c.hu[0][c.organs == liver] for c in s])
+    assert len(lungs) > 100
+    assert len(livers) > 100
+    assert float(lungs.median()) < -400
+    assert 20 < float(livers.median()) < 200
+
+
+def test_a_phantom_without_lesions_or_body_is_cropped_too() -> None:
+    empty = Anatomy(tissues=torch.zeros(20, 24, 24, dtype=torch.uint8), spacing_mm=8.0)
+    phantom = scan(plant(empty, np.random.default_rng(0), []), 8.0, np.random.default_rng(0), "native")
+    s = crop(phantom, np.random.default_rng(0), WINDOW, 8.0)
+    assert set(s.findings.tolist()) == {-1.0}
+
+
+def same(a: Sample, b: Sample) -> bool:
+    return all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("hu", "organs", "lesions", "findings"))
+
+
+def test_same_seed_same_stream() -> None:
+    a, b, c = (list(islice(stream(seed), 5)) for seed in (1, 1, 2))
+    assert all(same(x, y) for x, y in zip(a, b, strict=True))
+    assert not any(same(x, y) for x, y in zip(a, c, strict=True))
+
+
+def test_crops_of_one_phantom_differ() -> None:
+    found = list(islice(stream(1), 5))
+    assert not any(same(found[i], found[j]) for i in range(5) for j in range(i))
+
+
+def test_a_resumed_stream_starts_with_a_later_phantom() -> None:
+    """Phantom n is the same wherever the stream starts: with one crop each, the streams share crops."""
+    whole = list(islice(stream(1, crops=1), 6))
+    later = list(islice(stream(1, start=2, crops=1), 4))
+    assert any(same(x, y) for x in whole for y in later)
+    assert not same(whole[0], later[0])
+
+
+def test_shares_decide_on_the_source() -> None:
+    drawn = []
+
+    def named(name: str) -> object:
+        def source(rng: np.random.Generator) -> Anatomy:
+            drawn.append(name)
+            return small_anatomy(rng)
+
+        return source
+
+    sources = [(named("a"), 1.0), (named("b"), 0.0)]
+    list(islice(PhantomCrops(sources, WINDOW, 8.0, seed=0, crops=1), 4))  # type: ignore[arg-type]
+    assert set(drawn) == {"a"}
+
+
+def test_collate_adds_a_batch_axis() -> None:
+    samples = list(islice(stream(1), 2))
+    batch = collate(samples)
+    assert batch.hu.shape == (2, 1, *WINDOW)
+    assert batch.findings.shape == (2, len(NAMES))
+    assert torch.equal(batch.organs[1], samples[1].organs)
+    assert same(batch.to(torch.device("cpu")), batch)
+
+
+@pytest.mark.parametrize("window", [(16, 24, 24), (8, 40, 32)])
+def test_window_is_the_models(window: tuple[int, int, int]) -> None:
+    assert crops_of(phantom_with(), 1, window)[0].hu.shape == (1, *window)
