@@ -129,9 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, metavar="DIR", help="keep everything here (default: new folder)")
     demo.add_argument("--seed", type=int, default=7, metavar="N", help="of the phantom (default: 7)")
     demo.add_argument("--slices", type=int, metavar="N", help="images (default: one every 2 mm)")
-    demo.add_argument(
-        "--matrix", type=int, metavar="N", help="rows and columns (default: 2 mm pixels)"
-    )
+    demo.add_argument("--matrix", type=int, metavar="N", help="rows and columns (default: 2 mm pixels)")
     serve = add("serve", "run the node", _SERVE, _SERVE_EXAMPLES, _serve)
     check = add("check", "is everything ready to serve?", _CHECK, "", _check)
     for sub in (serve, check):
