@@ -71,11 +71,14 @@ class Encoded:
     organ_logits: (B, 1 + O, D, H, W).
     dense: (B, C, D, H, W), for text-conditioned masks.
     grid: (B, E, D/2, H/2, W/2), for grounding and localization.
+    coarse_organ_logits: (B, 1 + O, D/2, H/2, W/2) and (B, 1 + O, D/4, H/4, W/4), for deep
+        supervision (as nnU-Net); the first is already part of `organ_logits`.
     """
 
     organ_logits: torch.Tensor
     dense: torch.Tensor
     grid: torch.Tensor
+    coarse_organ_logits: tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,20 @@ class SightlineModel(nn.Module):
         self.global_bias = nn.Parameter(torch.tensor(-1.0))
         # How prompt evidence and mask evidence add up to a finding's logit; our choice.
         self.evidence = nn.Parameter(torch.tensor([1.0, 0.5, 0.0]))
+        # Which organ it is, is decided at half resolution; the finest level corrects the border.
+        self.half_organ_head = nn.Conv3d(half, n_organs + 1, 1)
+        self.quarter_organ_head = nn.Conv3d(quarter, n_organs + 1, 1)
+        nn.init.zeros_(self.half_organ_head.weight)
+        if self.half_organ_head.bias is not None:
+            nn.init.zeros_(self.half_organ_head.bias)
 
     def encode_image(self, x: torch.Tensor) -> Encoded:
         """(B, 2, D, H, W) windowed CT -> `Encoded`."""
         features = self.image(x)
+        half_logits = self.half_organ_head(features.half)
         return Encoded(
-            organ_logits=features.organ_logits,
+            organ_logits=features.organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest"),
+            coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
             dense=self.fine_to_dense(features.fine) + self.half_to_dense(features.half),
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )

@@ -128,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", "see all of it work, on a made-up patient", _DEMO, "", _demo)
     demo.add_argument("--out", type=Path, metavar="DIR", help="keep everything here (default: new folder)")
     demo.add_argument("--seed", type=int, default=7, metavar="N", help="of the phantom (default: 7)")
+    demo.add_argument("--slices", type=int, metavar="N", help="images (default: one every 2 mm)")
+    demo.add_argument("--matrix", type=int, metavar="N", help="rows and columns (default: 2 mm pixels)")
     serve = add("serve", "run the node", _SERVE, _SERVE_EXAMPLES, _serve)
     check = add("check", "is everything ready to serve?", _CHECK, "", _check)
     for sub in (serve, check):
@@ -279,17 +281,23 @@ def _check(given: argparse.Namespace) -> int:
 def _demo(given: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
 
-    from dicom_node.demo import run_demo  # noqa: PLC0415
+    from dicom_node.demo import PHANTOM, run_demo  # noqa: PLC0415
     from dicom_node.demo_pacs import DemoError  # noqa: PLC0415
     from dicom_node.demo_table import demo_tables  # noqa: PLC0415
     from dicom_node.progress import progress_bar  # noqa: PLC0415
 
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    size = [
+        f"--{name}={value}"
+        for name, value in (("slices", given.slices), ("matrix", given.matrix))
+        if value is not None
+    ]
     try:
         with progress_bar() as report:
             outcome = run_demo(
                 given.out,
                 seed=given.seed,
+                phantom=(*PHANTOM, *size),
                 checkpoint=given.checkpoint,
                 device=given.device,
                 progress=report,

@@ -29,8 +29,14 @@ from dicom_node.series import Progress
 
 RESULT_TIMEOUT = 900.0  # seconds; a CPU with two cores needs well below 120
 PHANTOM_TIMEOUT = 600.0
-# Planted in the demo: two lesions that the node draws, and one that it only reports.
-PHANTOM = ("--lesion=liver_tumour:32mm", "--lesion=liver_tumour:18mm", "--lesion=renal_cyst:25mm")
+# Planted in the demo: two lesions that the node draws, and one that it only reports; in the
+# phase in which liver metastases are looked for.
+PHANTOM = (
+    "--lesion=liver_tumour:32mm",
+    "--lesion=liver_tumour:18mm",
+    "--lesion=renal_cyst:25mm",
+    "--phase=portal venous",
+)
 _WAIT = "wait for results"
 
 

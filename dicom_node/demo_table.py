@@ -24,6 +24,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _objects(outcome: DemoOutcome) -> Table:
     table = _table(f"sent {outcome.title}; back in the PACS came")
+    table.min_width = 76  # or the title is broken to the width of the rows
     for line in outcome.objects:
         table.add_row(line)
     return table

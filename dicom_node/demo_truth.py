@@ -24,6 +24,7 @@ from dicom_node.demo_pacs import DemoError
 from dicom_node.sources import open_ct
 
 Labels = npt.NDArray[np.uint8]
+NEAR_MM = 30.0  # a report that points further away has found something else; our choice
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,8 @@ def _result(scene: Scene, entry: Planted, finding: dict[str, Any]) -> PlantedRes
     if not abnormality(entry.abnormality).tumour:
         distance = _distance(entry, finding.get("position_lps_mm"))
         present = finding.get("status") == "present"
-        return PlantedResult(entry, False, present, None, distance if present else None)
+        near = distance is None or distance <= NEAR_MM
+        return PlantedResult(entry, False, present and near, None, distance if present else None)
     truth = scene.truth == entry.mask_value
     segments = [s for s in np.unique(scene.lesions[truth]).tolist() if s]
     if not segments:

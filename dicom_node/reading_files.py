@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -117,23 +117,48 @@ def write_reading(
     if source.sources:
         uids = [str(s.SOPInstanceUID) for s in source.sources]
         key = result_key(uids, reading.model.digest, settings_digest)
-        lesions = lesion_segmentation(reading, source.sources, key)
-        organs = organ_segmentation(reading, source.sources, key)
-        report = findings_report(reading, source.sources, key, lesion_seg=lesions, organ_seg=organs)
-        objects: list[tuple[str, Dataset | None]] = [(LESIONS, lesions), (ORGANS, organs), (REPORT, report)]
-        for name, dataset in objects:
-            if dataset is not None:
-                dataset.save_as(folder / name, enforce_file_format=True)
-                written.append(folder / name)
-    written.append(write_reading_json(reading, folder / READING))
-    save_encoding(reading.encoding, folder / ENCODING)
-    # safetensors makes files for their owner only; all results get the same permissions.
-    (folder / ENCODING).chmod((folder / READING).stat().st_mode)
-    written.append(folder / ENCODING)
+        written += write_objects(folder, reading, source.sources, key)
+    written += write_numbers(folder, reading)
     written += write_key_images(reading, source.volume, folder)
     if nifti:
         written += _write_nifti(folder, reading, source.grid)
     return written
+
+
+def write_objects(
+    folder: Path, reading: Reading, sources: Sequence[Dataset], key: str, *, organs: bool = True
+) -> list[Path]:
+    """The DICOM objects of a reading as files: lesion SEG if there is a lesion, organ SEG, SR.
+
+    Parameters
+    ----------
+    sources: data sets of the slices that were read.
+    key: `identifiers.result_key` of the reading.
+    organs: whether the organ SEG is made.
+    """
+    lesion_seg = lesion_segmentation(reading, sources, key)
+    organ_seg = organ_segmentation(reading, sources, key) if organs else None
+    report = findings_report(reading, sources, key, lesion_seg=lesion_seg, organ_seg=organ_seg)
+    objects: list[tuple[str, Dataset | None]] = [
+        (LESIONS, lesion_seg),
+        (ORGANS, organ_seg),
+        (REPORT, report),
+    ]
+    written = []
+    for name, dataset in objects:
+        if dataset is not None:
+            dataset.save_as(folder / name, enforce_file_format=True)
+            written.append(folder / name)
+    return written
+
+
+def write_numbers(folder: Path, reading: Reading) -> list[Path]:
+    """What programs read of a reading: ``reading.json`` and the encoding for text queries."""
+    document = write_reading_json(reading, folder / READING)
+    save_encoding(reading.encoding, folder / ENCODING)
+    # safetensors makes files for their owner only; all results get the same permissions.
+    (folder / ENCODING).chmod(document.stat().st_mode)
+    return [document, folder / ENCODING]
 
 
 def _write_nifti(folder: Path, reading: Reading, grid: hd.VolumeGeometry) -> list[Path]:

@@ -18,27 +18,22 @@ from typing import Protocol
 
 import highdicom as hd
 import sqlalchemy as sa
-from pydicom.dataset import Dataset
 
-from core_model.encoding_file import save_encoding
 from core_model.reading import ModelIdentity, Reading, SliceReference
 from dicom_node.archive import Archive, sync_folder, tag
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.index import Delivery, Generation, ReadingRow, Result
 from dicom_node.instances import read_instance
+from dicom_node.reading_files import LESIONS, ORGANS, REPORT, write_numbers, write_objects
 from dicom_node.results.identifiers import result_key
-from dicom_node.results.reading_json import write_reading_json
-from dicom_node.results.report import findings_report
-from dicom_node.results.segmentation import lesion_segmentation, organ_segmentation
 from dicom_node.series import CandidateSeries, choose_series, classify_series, survey_files
 from dicom_node.series_pixels import LoadedSeries, load_series
 
 logger = logging.getLogger(__name__)
 
-LESIONS, ORGANS, FINDINGS = "lesions.seg.dcm", "organs.seg.dcm", "findings.sr.dcm"
 # A receiver that opens the report at once must find the segments that it refers to.
-_RANK = {LESIONS: 0, ORGANS: 0, FINDINGS: 1}
+_RANK = {LESIONS: 0, ORGANS: 0, REPORT: 1}
 
 
 class CanRead(Protocol):
@@ -146,15 +141,8 @@ def _write_results(folder: Path, config: Config, reading: Reading, loaded: Loade
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    lesions = lesion_segmentation(reading, loaded.sources, key)
-    organs = organ_segmentation(reading, loaded.sources, key) if config.results.organs else None
-    report = findings_report(reading, loaded.sources, key, lesion_seg=lesions, organ_seg=organs)
-    objects: dict[str, Dataset | None] = {LESIONS: lesions, ORGANS: organs, FINDINGS: report}
-    for name, dataset in objects.items():
-        if dataset is not None:
-            dataset.save_as(part / name, enforce_file_format=True)
-    save_encoding(reading.encoding, part / "encoding.safetensors")
-    write_reading_json(reading, part / "reading.json")
+    write_objects(part, reading, loaded.sources, key, organs=config.results.organs)
+    write_numbers(part, reading)
     for path in [*part.iterdir(), part]:
         sync_folder(path)
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that died before it was recorded

@@ -7,7 +7,6 @@ and the node: everything here is a function of files.
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from dicom_node.errors import SightlineError
 from dicom_node.instances import Instance, NotDicomError, read_instance
+from dicom_node.results.identifiers import derived_uid
 from dicom_node.series_geometry import GeometryError, slice_normal, stack_slices
 from dicom_node.series_rules import image_problem, kind_problem
 
@@ -27,7 +27,6 @@ Progress = Callable[[str, float], None]
 MIN_SLICES, MIN_EXTENT_MM = 8, 20.0
 # Within 30 degrees of the body's axis a series counts as axial.
 _AXIAL_COSINE = float(np.cos(np.radians(30)))
-_UID_NAMESPACE = uuid.UUID("6f1d0f0e-7f0c-4d0a-9a55-3d3a0b6c2f11")  # drawn once, at random
 
 
 @dataclass(frozen=True)
@@ -210,8 +209,8 @@ def _candidate(instances: Sequence[Instance]) -> CandidateSeries:
         )
     identity = ",".join(sorted(i.sop_instance_uid for i in instances))
     return CandidateSeries(
-        series_instance_uid=first.series_instance_uid or _derived_uid("series", identity),
-        study_instance_uid=first.study_instance_uid or _derived_uid("study", identity),
+        series_instance_uid=first.series_instance_uid or derived_uid("series", identity),
+        study_instance_uid=first.study_instance_uid or derived_uid("study", identity),
         number=first.series_number,
         description=first.series_description,
         instances=tuple(instances[index] for index in stack.order),
@@ -222,11 +221,6 @@ def _candidate(instances: Sequence[Instance]) -> CandidateSeries:
             frame_of_reference_uid=first.frame_of_reference_uid,
         ),
     )
-
-
-def _derived_uid(role: str, identity: str) -> str:
-    """A UID for what came without one, the same each time (PS3.5 annex B.2: UUID-derived)."""
-    return f"2.25.{uuid.uuid5(_UID_NAMESPACE, f'{role} {identity}').int}"
 
 
 def choose_series(candidates: Sequence[CandidateSeries]) -> CandidateSeries:

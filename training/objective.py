@@ -79,6 +79,7 @@ def objective(
     pooled = model.organ_pooling(encoded.grid.float(), shares)  # (B, O, E)
     losses = {
         "organs": organ_loss(encoded.organ_logits, batch.organs),
+        "coarse_organs": _coarse_organs(encoded, batch.organs),
         "organ_text": organ_text_loss(pooled, names.embedding, in_view, model.organ_scale),
     }
     losses |= _abnormality_losses(
@@ -89,6 +90,12 @@ def objective(
     )
     losses["report"] = _report(model, encoded, batch, present, absent)
     return losses
+
+
+def _coarse_organs(encoded: Encoded, target: torch.Tensor) -> torch.Tensor:
+    """Deep supervision: the organ loss at half and at quarter resolution, on every 2nd and 4th voxel."""
+    half, quarter = encoded.coarse_organ_logits
+    return organ_loss(half, target[:, ::2, ::2, ::2]) + 0.5 * organ_loss(quarter, target[:, ::4, ::4, ::4])
 
 
 def _choose(findings: torch.Tensor, n: int, rng: np.random.Generator) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The colours of organs and lesions, the same in the SEG objects and in the key images.
 
-Our choice: what anatomists colour alike (vessels red and blue, bone ivory, muscle brown) is
+Our choice: what anatomists colour alike (vessels red and blue, bone ivory) is
 alike here, and neighbours differ.
 """
 
@@ -13,7 +13,7 @@ LESION: RGB = (255, 40, 40)
 _ORGANS: dict[str, RGB] = {
     "adrenals": (244, 214, 49),
     "aorta": (224, 67, 56),
-    "autochthon": (150, 90, 70),
+    "autochthon": (96, 140, 110),
     "brain": (250, 250, 225),
     "clavicula": (241, 214, 145),
     "colon": (204, 168, 143),
@@ -22,16 +22,16 @@ _ORGANS: dict[str, RGB] = {
     "face": (230, 190, 170),
     "femur": (222, 198, 101),
     "gallbladder": (90, 190, 60),
-    "gluteus": (170, 100, 80),
+    "gluteus": (130, 170, 130),
     "heart": (206, 80, 100),
     "hip": (235, 215, 160),
     "humerus": (215, 205, 130),
     "iliac_artery": (240, 100, 80),
     "iliac_vena": (70, 130, 210),
-    "iliopsoas": (185, 102, 83),
+    "iliopsoas": (80, 160, 150),
     "inferior_vena_cava": (40, 110, 220),
     "kidneys": (200, 140, 40),
-    "liver": (190, 95, 60),
+    "liver": (196, 84, 64),
     "lung": (120, 200, 230),
     "pancreas": (249, 200, 80),
     "portal_vein_and_splenic_vein": (90, 80, 220),

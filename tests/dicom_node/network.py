@@ -145,7 +145,7 @@ def role_process(role: str, config: Config, folder: Path) -> Iterator[subprocess
     try:
         wait_until(
             lambda: f"{role} ready" in log.read_text("utf-8")[before:] or process.poll() is not None,
-            90,
+            240,
             f"{role} ready",
         )
         assert process.poll() is None, log.read_text("utf-8")
@@ -181,10 +181,10 @@ def running_node(
             cwd=Path(__file__).resolve().parents[2],
         )
     try:
-        wait_until(lambda: b"node ready" in log.read_bytes() or process.poll() is not None, 90, "node ready")
+        wait_until(lambda: b"node ready" in log.read_bytes() or process.poll() is not None, 240, "node ready")
         assert process.poll() is None, log.read_text("utf-8")
         yield process
     finally:
         process.terminate()
-        status = process.wait(30)
+        status = process.wait(60)
     assert status == exit_status, log.read_text("utf-8")

@@ -21,12 +21,19 @@ from pydicom.dataset import FileDataset
 
 from dicom_node import reading_files
 from dicom_node.cli import main
+from tests import peers
 from tests.dicom_node.ct_files import write_ct
 from tests.dicom_node.small_checkpoint import write_small_checkpoint
 
 Data = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DICOM_FILES = {"organs.seg.dcm", "findings.sr.dcm", "reading.json", "encoding.safetensors"}
+
+
+@pytest.fixture
+def shared_data() -> Data:
+    """`tests.peers.shared_data`: path of shared test input, else skip."""
+    return peers.shared_data
 
 
 @pytest.fixture(scope="module")

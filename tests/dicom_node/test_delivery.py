@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -19,11 +18,11 @@ from dicom_node.archive import Archive
 from dicom_node.config import Config, DeliverySettings, Destination
 from dicom_node.delivery import Courier, echo, retry_delay, stored_back_at
 from dicom_node.index import Delivery, Generation
-from dicom_node.results.report import findings_report
-from dicom_node.results.segmentation import lesion_segmentation, organ_segmentation
+from dicom_node.reading_files import REPORT, write_objects
 from tests.dicom_node.ct_series import ct_series, volume_of
 from tests.dicom_node.network import Pacs, free_port, wait_until
 from tests.dicom_node.readings import KEY, make_reading
+from tests.peers import require
 
 ORDER = [str(SegmentationStorage), str(SegmentationStorage), str(Comprehensive3DSRStorage)]
 
@@ -48,18 +47,9 @@ def archive(config: Config) -> Archive:
     archive = Archive.open(config)
     slices = ct_series()
     reading = make_reading(volume_of(slices))
-    lesions = lesion_segmentation(reading, slices, KEY)
-    organs = organ_segmentation(reading, slices, KEY)
-    report = findings_report(reading, slices, KEY, lesion_seg=lesions, organ_seg=organs)
     folder = readings.results_folder(archive, KEY)
     folder.mkdir()
-    for name, dataset in (
-        (readings.LESIONS, lesions),
-        (readings.ORGANS, organs),
-        (readings.FINDINGS, report),
-    ):
-        assert dataset is not None
-        dataset.save_as(folder / name, enforce_file_format=True)
+    assert len(write_objects(folder, reading, slices, KEY)) == 3
     with archive.index.writing() as session:
         generation = Generation(
             study_instance_uid=str(slices[0].StudyInstanceUID),
@@ -147,14 +137,14 @@ def test_after_the_last_day_a_result_is_given_up_and_kept(
     late = last_due(archive) + config.delivery.give_up_days * 86400 + 1
     assert courier.send_due(now=late) == 0
     assert {row.state for row in deliveries(archive)} == {"dead"}
-    assert (readings.results_folder(archive, KEY) / readings.FINDINGS).exists()
+    assert (readings.results_folder(archive, KEY) / REPORT).exists()
     with pacs.listening():
         assert courier.send_due(now=late + 1e6) == 0
     assert pacs.received == []
 
 
 def test_a_real_storescp_stores_all_three(
-    config: Config, archive: Archive, pacs: Pacs, tmp_path: Path, require: Callable[[str], str]
+    config: Config, archive: Archive, pacs: Pacs, tmp_path: Path
 ) -> None:
     folder = tmp_path / "storescp"
     folder.mkdir()

@@ -92,6 +92,14 @@ def test_planted_and_found_are_matched_by_overlap(scene: Scene) -> None:
     assert not steatosis.found
 
 
+def test_present_but_somewhere_else_is_not_found(scene: Scene) -> None:
+    elsewhere = {**scene.document["findings"][1], "position_lps_mm": [44.0, -40.0, 112.5]}
+    document = {"findings": [elsewhere]}
+    cyst = compare(replace(scene, document=document)).planted[2]
+    assert not cyst.found
+    assert cyst.distance_mm == pytest.approx(83.0, abs=0.1)
+
+
 def test_what_touches_nothing_planted_is_false(scene: Scene) -> None:
     assert compare(scene).false_lesions == 1
     assert compare(replace(scene, lesions=np.zeros_like(scene.lesions))).false_lesions == 0

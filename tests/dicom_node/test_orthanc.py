@@ -7,7 +7,6 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -18,6 +17,7 @@ from dicom_node.config import Config, Destination
 from dicom_node.status import Progress, study_progress
 from tests.dicom_node.network import free_port, running_node, wait_until
 from tests.dicom_node.orthanc import AE_TITLE, Orthanc, orthanc
+from tests.peers import require, shared_data
 
 STABLE_SECONDS = 2
 
@@ -52,9 +52,7 @@ def newest(archive: Archive, study_instance_uid: str) -> Progress | None:
 
 
 @pytest.mark.slow
-def test_a_routed_study_comes_back_once(
-    tmp_path: Path, require: Callable[[str], str], shared_data: Callable[..., Path]
-) -> None:
+def test_a_routed_study_comes_back_once(tmp_path: Path) -> None:
     program, study = require("Orthanc"), shared_data("crlm_ct", "CRLM-CT-1004.zip")
     node_port = free_port()
     with orthanc(

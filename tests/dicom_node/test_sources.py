@@ -25,10 +25,17 @@ from dicom_node.nifti import load_nifti, save_nifti
 from dicom_node.series import CandidateSeries, survey_files
 from dicom_node.series_pixels import load_series
 from dicom_node.sources import CtInput, open_ct
+from tests import peers
 from tests.dicom_node.ct_files import write_ct
 
 Data = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+
+
+@pytest.fixture
+def shared_data() -> Data:
+    """`tests.peers.shared_data`: path of shared test input, else skip."""
+    return peers.shared_data
 
 
 def zip_of(folder: Path, target: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -174,6 +175,15 @@ def test_same_seed_same_files_other_settings_other_uids(small: Phantom, tmp_path
     other = write_series(small, tmp_path / "c", SeriesSettings(seed=1, slices=7))
     assert other.series_instance_uid != first.series_instance_uid
     assert not set(other.sop_instance_uids) & set(first.sop_instance_uids)
+
+
+def test_one_voxel_more_makes_another_study(small: Phantom, tmp_path: Path) -> None:
+    hu = small.hu.clone()
+    hu[3, 4, 5] = 40.0
+    first = write_series(small, tmp_path / "a", SeriesSettings(seed=1))
+    second = write_series(dataclasses.replace(small, hu=hu), tmp_path / "b", SeriesSettings(seed=1))
+    assert first.study_instance_uid != second.study_instance_uid
+    assert first.geometry.frame_of_reference_uid != second.geometry.frame_of_reference_uid
 
 
 def test_existing_series_is_not_mixed_with_another(small: Phantom, tmp_path: Path) -> None:

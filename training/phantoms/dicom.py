@@ -92,7 +92,9 @@ def phantom_geometry(phantom: Phantom) -> hd.VolumeGeometry:
     return hd.VolumeGeometry(affine, spatial_shape=(depth, height, width), coordinate_system="PATIENT")
 
 
-def export_geometry(phantom: Phantom, settings: SeriesSettings) -> hd.VolumeGeometry:
+def export_geometry(
+    phantom: Phantom, settings: SeriesSettings, frame_of_reference_uid: str | None = None
+) -> hd.VolumeGeometry:
     """The grid of the images: square, round the phantom's middle, over its whole height."""
     own = phantom_geometry(phantom)
     depth, height, width = own.spatial_shape
@@ -114,7 +116,7 @@ def export_geometry(phantom: Phantom, settings: SeriesSettings) -> hd.VolumeGeom
         affine,
         spatial_shape=(count, matrix, matrix),
         coordinate_system="PATIENT",
-        frame_of_reference_uid=_uid(phantom, settings, "frame of reference"),
+        frame_of_reference_uid=frame_of_reference_uid,
     )
 
 
@@ -195,15 +197,16 @@ def write_series(
     if folder.exists() and any(folder.glob("*.dcm")):
         raise FileExistsError(f"folder {folder} already holds .dcm files; give an empty one")
     folder.mkdir(parents=True, exist_ok=True)
-    geometry = export_geometry(phantom, settings)
+    key = _series_key(phantom, settings)
+    geometry = export_geometry(phantom, settings, _uid(key, "frame of reference"))
     count = geometry.spatial_shape[0]
-    common = _series_header(phantom, geometry, settings)
+    common = _series_header(phantom, geometry, settings, key)
     uids: list[str] = []
     files: list[Path] = []
     for index, image in enumerate(image_slices(phantom, settings)):
         number = count - index
         dataset = _image(common, geometry, index, number, image)
-        dataset.SOPInstanceUID = _uid(phantom, settings, f"image {number}")
+        dataset.SOPInstanceUID = _uid(key, f"image {number}")
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -219,13 +222,21 @@ def write_series(
     )
 
 
-def _uid(phantom: Phantom, settings: SeriesSettings, role: str) -> str:
-    """A UID that follows from the voxels, the settings and the role (PS3.5 chapter 9)."""
-    digest = hashlib.sha256(phantom.hu[:: max(1, len(phantom.hu) // 16)].contiguous().numpy().tobytes())
-    return str(generate_uid(entropy_srcs=[digest.hexdigest(), repr(settings), role]))
+def _series_key(phantom: Phantom, settings: SeriesSettings) -> str:
+    """Digest of everything that makes a series what it is: voxels, spacing, settings."""
+    digest = hashlib.sha256(repr((settings, phantom.spacing_mm, phantom.phase)).encode())
+    digest.update(np.ascontiguousarray(phantom.hu.numpy()).data)
+    return digest.hexdigest()
 
 
-def _series_header(phantom: Phantom, geometry: hd.VolumeGeometry, settings: SeriesSettings) -> Dataset:
+def _uid(key: str, role: str) -> str:
+    """A UID that follows from a series key and a role (PS3.5 chapter 9)."""
+    return str(generate_uid(entropy_srcs=[key, role]))
+
+
+def _series_header(
+    phantom: Phantom, geometry: hd.VolumeGeometry, settings: SeriesSettings, key: str
+) -> Dataset:
     """What all images share: patient, study, series, equipment, acquisition."""
     ds = Dataset()
     day = (date(2020, 1, 1) + timedelta(days=settings.seed % 1000)).strftime("%Y%m%d")
@@ -255,8 +266,8 @@ def _series_header(phantom: Phantom, geometry: hd.VolumeGeometry, settings: Seri
         ds.ContrastBolusAgent = "Synthetic"
         ds.ContrastBolusRoute = "IV"
     _add_acquisition(ds, geometry, settings)
-    ds.StudyInstanceUID = _uid(phantom, settings, "study")
-    ds.SeriesInstanceUID = _uid(phantom, settings, "series")
+    ds.StudyInstanceUID = _uid(key, "study")
+    ds.SeriesInstanceUID = _uid(key, "series")
     ds.StudyID = f"{settings.seed}"[:16]
     ds.SeriesNumber = settings.series_number
     ds.AcquisitionNumber = 1

@@ -93,19 +93,19 @@ def paint_spleen_stomach(
     if where is not None:
         z, y, x = canvas.at(where)
         s = size(rng, 0.12)
-        c = np.array((106, -2, 102)) + jitter(rng, 5)
+        c = np.array((diaphragm.left - 44, -4, 106)) + jitter(rng, 5)
         outer = ((z - c[0]) / (54 * s)) ** 2 + ((y - c[1]) / (52 * s)) ** 2 + ((x - c[2]) / (40 * s)) ** 2
         inner = (
             ((z - c[0]) / (58 * s)) ** 2
-            + ((y - c[1] + 36) / (46 * s)) ** 2
-            + ((x - c[2] + 42) / (36 * s)) ** 2
+            + ((y - c[1] + 40) / (46 * s)) ** 2
+            + ((x - c[2] + 46) / (36 * s)) ** 2
         )
         inside = (outer < 1 + 0.1 * canvas.rough[where]) & (inner > 1) & room(z, y, x) & cavity[where]
         canvas.put(value["spleen"], where, inside, (FAT,))
     full = size(rng, 0.14)
     moved = jitter(rng, 5)
     top = diaphragm.left - 36
-    points = shifted(((top, -38, 62, 34 * full), (top - 20, -66, 70, 36 * full), (92, -98, 60, 28 * full),
+    points = shifted(((top, -48, 62, 34 * full), (top - 20, -80, 70, 34 * full), (92, -98, 60, 28 * full),
                       (74, -108, 26, 20 * full), (66, -100, -8, 16), (66, -84, -26, 11)), moved)  # fmt: skip
     free = (FAT, MUSCLE) if rng.random() < 0.5 else (FAT,)
     mask = canvas.labels.copy()
@@ -160,21 +160,25 @@ def paint_retroperitoneum(
     s = size(rng, 0.12)
     neck = (64, -82, 4, 10 * s)
     canvas.tube(
-        FAT, shifted(((52, -72, -18, 15), neck, (84, -46, 62, 12)), m), over=(value["stomach"],), grow_mm=3
+        FAT, shifted(((52, -72, -18, 15), neck, (86, -42, 60, 12)), m), over=(value["stomach"],), grow_mm=3
     )
     body = (
         (32, -68, -20, 12 * s),
         (52, -72, -18, 16 * s),
         neck,
-        (74, -76, 28, 12 * s),
-        (86, -54, 56, 12 * s),
-        (96, -32, 80, 10 * s),
+        (76, -66, 30, 12 * s),
+        (86, -44, 58, 12 * s),
+        (96, -26, 80, 10 * s),
     )
     canvas.tube(value["pancreas"], shifted(body, m), over=(FAT, value["duodenum"]), stretch=(1.25, 0.9, 1))
     gland = value["adrenal_gland_left"]
     m = jitter(rng, 3)
     for tail in ((78, -34, 34, 3.8), (78, -30, 48, 3.8), (106, -36, 34, 4.2)):
-        canvas.tube(gland, shifted(((92, -44, 38, 5.0), tail), m), over=(*over, value["pancreas"]))
+        canvas.tube(
+            gland,
+            shifted(((92, -44, 38, 5.0), tail), m),
+            over=(*over, value["pancreas"], value["stomach"], MUSCLE),
+        )
 
 
 def paint_abdominal_vessels(
@@ -208,7 +212,7 @@ def paint_abdominal_vessels(
             (95, front(95, 14), -24, 12), (130, -50, -27, 12.5), (base + 22, -66, -28, 13)]  # fmt: skip
     canvas.tube(value["inferior_vena_cava"], cava, stretch=(1, flat, 1.05))
     vein = value["portal_vein_and_splenic_vein"]
-    splenic = ((100, -22, 86, 3.5), (88, -46, 58, 4), (78, -66, 28, 4.5), (66, -70, 0, 5.5))
+    splenic = ((100, -22, 86, 3.5), (88, -36, 58, 4), (78, -58, 28, 4.5), (66, -70, 0, 5.5))
     portal = ((66, -70, 0, 6.5), (84, -68, -24, 7), (100, -70, -46, 6.5), (108, -62, -72, 5))
     for points in (splenic, portal, ((98, -70, -44, 5), (112, -90, -26, 4)),
                    ((66, -70, 0, 5.5), (36, -76, -2, 5), (4, -84, -2, 4.5))):  # fmt: skip
