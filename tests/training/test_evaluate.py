@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import highdicom as hd
@@ -17,7 +18,7 @@ from core_model.anatomy import organs, v2_to_reading
 from core_model.reader import Reader
 from tests.tiny import body_volume, tiny_checkpoint
 from tests.training.verdicts import verdict
-from training.benchmark import TEST_SEED
+from training.benchmark import TEST_SEED, CaseResult
 from training.evaluate import auc, main, real_ct_dice, summarise
 
 RESULTS = [
@@ -138,9 +139,12 @@ def test_command_line_writes_figures(
 ) -> None:
     checkpoint, image, labels = scan
     asked = []
-    monkeypatch.setattr(
-        "training.evaluate.read_cases", lambda reader, seed, n: asked.append((seed, n)) or iter(RESULTS)
-    )
+
+    def read_cases(reader: Reader, first_seed: int, n: int) -> Iterator[CaseResult]:
+        asked.append((first_seed, n))
+        yield from RESULTS
+
+    monkeypatch.setattr("training.evaluate.read_cases", read_cases)
     out = checkpoint.parent / "figures.json"
     files = ["--nifti", str(image), "--labels", str(labels), "--out", str(out), "--device", "cpu"]
     main([str(checkpoint), "--benchmark", "phantoms", "--n", "2", *files])
