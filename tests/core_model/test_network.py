@@ -48,10 +48,25 @@ def test_model_shapes(model: SightlineModel) -> None:
     assert out.organ_logits.shape == (1, 1 + len(organs()), 16, 16, 24)
     assert out.dense.shape == (1, 8, 16, 16, 24)
     assert out.grid.shape == (1, 16, 8, 8, 12)
+    half, quarter = out.coarse_organ_logits
+    assert half.shape == (1, 1 + len(organs()), 8, 8, 12)
+    assert quarter.shape == (1, 1 + len(organs()), 4, 4, 6)
     assert text.embedding.shape == (2, 16)
     assert text.mask_weight.shape == (2, 8)
     assert text.mask_bias.shape == (2,)
     torch.testing.assert_close(text.embedding.norm(dim=-1), torch.ones(2))
+
+
+def test_half_resolution_decides_on_the_organ_too() -> None:
+    changed = tiny_model()
+    x = torch.randn(1, 2, 16, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = changed.encode_image(x).organ_logits
+        assert changed.half_organ_head.bias is not None
+        changed.half_organ_head.bias[3] += 2
+        after = changed.encode_image(x).organ_logits
+    torch.testing.assert_close(after[:, 3], before[:, 3] + 2)
+    torch.testing.assert_close(after[:, 4], before[:, 4])
 
 
 def test_config_survives_json() -> None:

@@ -136,11 +136,6 @@ def test_without_label_maps_all_phantoms_are_procedural() -> None:
     assert [share for _, share in anatomy_sources(tiny_settings(1), [])] == [1.0]
 
 
-def test_shipped_config_names_every_loss() -> None:
-    settings = Settings.from_file(DEFAULT_CONFIG)
-    assert set(settings.loss) == {"organs", "masks", "findings", "localization", "organ_text", "report"}
-
-
 def test_config_with_a_wrong_section(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(
