@@ -61,6 +61,8 @@ class Thresholds:
     absent_below, present_from: finding probability; between them it is undetermined.
     temperature: divides finding logits before the sigmoid.
     organ_ml: organs smaller than this count as not in view.
+    raise_findings: a reported lesion raises its finding's probability to its own score, so that
+        the two never contradict each other (calibration looks at the bare findings).
     """
 
     mask: float = 0.5
@@ -69,6 +71,7 @@ class Thresholds:
     present_from: float = 0.6
     temperature: float = 1.0
     organ_ml: float = 1.0
+    raise_findings: bool = True
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> Thresholds:
@@ -311,8 +314,9 @@ class Reader:
             if not organ_readings[index[i]].present:
                 findings.append(Finding(entry.organ, entry.name, None, "undetermined", None))
                 continue
-            # What is reported as a lesion is a finding too: the two never contradict each other.
             own = [n.probability for n in lesions if n.type == entry.name]
+            if not self.thresholds.raise_findings:
+                own = []
             probability = max([float(probabilities[i]), *own])
             inside = masks[i] * regions[entry.organ]
             best = np.unravel_index(int(inside.argmax()), tuple(inside.shape))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,25 @@ from core_model.reader import Reader, Thresholds
 from training.benchmark import DEVELOPMENT_SEED, CaseResult, ReportedResult, read_cases
 
 FALSE_PER_STUDY = 0.1  # allowed per tumour type on the development set; our choice
-LOWEST_SCORE = 0.55
+LOWEST_SCORE = 0.55  # of a reported lesion, where voxels belong to lesions from 0.5
 
 
-def lesion_thresholds(results: Sequence[CaseResult]) -> dict[str, float]:
+def lesion_thresholds(results: Sequence[CaseResult], lowest: float = LOWEST_SCORE) -> dict[str, float]:
     """Per tumour type the lowest score that keeps false lesions within `FALSE_PER_STUDY`."""
     chosen = {}
     allowed = int(FALSE_PER_STUDY * len(results))
     for entry in abnormalities():
         if entry.tumour:
             own = [q for r in results for q in r.reported if q.abnormality == entry.name]
-            chosen[entry.name] = _threshold(own, allowed)
+            chosen[entry.name] = _threshold(own, allowed, lowest)
     return chosen
 
 
-def _threshold(reported: Sequence[ReportedResult], allowed: int) -> float:
+def _threshold(reported: Sequence[ReportedResult], allowed: int, lowest: float) -> float:
     false = sorted((q.score for q in reported if not q.true), reverse=True)
     if len(false) <= allowed:
-        return LOWEST_SCORE
-    return round(max(LOWEST_SCORE, float(np.nextafter(false[allowed], 1)) + 0.005), 4)
+        return lowest
+    return round(max(lowest, float(np.nextafter(false[allowed], 1)) + 0.005), 4)
 
 
 def temperature(results: Sequence[CaseResult]) -> float:
@@ -58,8 +58,14 @@ def temperature(results: Sequence[CaseResult]) -> float:
     return round(float(np.exp(found.x)), 3)
 
 
-def calibrate(checkpoint: Path, n: int, device: str | None, console: Console) -> dict[str, Any]:
+def calibrate(
+    checkpoint: Path, n: int, device: str | None, console: Console, mask: float = 0.5
+) -> dict[str, Any]:
     """Read `n` development phantoms and write thresholds into the checkpoint's card.
+
+    Parameters
+    ----------
+    mask: voxel probability above which a voxel belongs to a lesion; lesion scores depend on it.
 
     Returns
     -------
@@ -67,10 +73,17 @@ def calibrate(checkpoint: Path, n: int, device: str | None, console: Console) ->
     """
     reader = Reader.load(checkpoint, device)
     names = [a.name for a in abnormalities() if a.tumour]
-    reader.thresholds = Thresholds(lesion=dict.fromkeys(names, 0.0))
+    bare = Thresholds(mask=mask, lesion=dict.fromkeys(names, 0.0), raise_findings=False)
+    reader.thresholds = bare
     stream = read_cases(reader, DEVELOPMENT_SEED, n)
     results = list(track(stream, total=n, description="reading development phantoms", console=console))
-    thresholds = asdict(Thresholds(lesion=lesion_thresholds(results), temperature=temperature(results)))
+    found = replace(
+        bare,
+        lesion=lesion_thresholds(results, mask + 0.05),
+        temperature=temperature(results),
+        raise_findings=True,
+    )
+    thresholds = asdict(found)
     card_file = checkpoint / "card.json"
     card = json.loads(card_file.read_text(encoding="utf-8"))
     card["thresholds"] = thresholds
@@ -87,10 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder; its card is rewritten")
     parser.add_argument("--n", type=int, default=24, help="number of phantoms (default: %(default)s)")
+    parser.add_argument(
+        "--mask", type=float, default=0.5, help="voxel threshold of lesion masks (default: %(default)s)"
+    )
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
     console = Console()
-    console.print_json(data=calibrate(args.checkpoint, args.n, args.device, console))
+    console.print_json(data=calibrate(args.checkpoint, args.n, args.device, console, args.mask))
 
 
 if __name__ == "__main__":

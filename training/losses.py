@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from training.phantoms.tissues import IGNORE
 
-
 # Lesions fill about a hundredth of their organ; and one of a few voxels must not outweigh a large one.
 POSITIVE_WEIGHT = 4.0
 SMOOTH_VOXELS = 10.0
