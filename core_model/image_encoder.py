@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm with 8 channels per group: unlike instance norm it keeps channels-last on CPU."""
     return nn.GroupNorm(channels // 8, channels)
 
@@ -26,9 +26,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels_in, channels_out, 3, stride, 1, bias=False)
-        self.norm1 = _norm(channels_out)
+        self.norm1 = group_norm(channels_out)
         self.conv2 = nn.Conv3d(channels_out, channels_out, 3, 1, 1, bias=False)
-        self.norm2 = _norm(channels_out)
+        self.norm2 = group_norm(channels_out)
         self.skip: nn.Module = nn.Identity()
         if stride > 1 or channels_in != channels_out:
             self.skip = nn.Conv3d(channels_in, channels_out, 1, stride)
@@ -87,7 +87,7 @@ class ImageEncoder(nn.Module):
         # The finest level is thin: one convolution, because its cost is memory traffic.
         self.last_rise = upsampling(channels[1], channels[0])
         self.top = nn.Conv3d(2 * channels[0], channels[0], 3, 1, 1, bias=False)
-        self.top_norm = _norm(channels[0])
+        self.top_norm = group_norm(channels[0])
         self.organ_head = nn.Conv3d(channels[0], n_organs + 1, 1)
         self.channels = tuple(channels[:3])
         self.stride = 2 ** (len(channels) - 1)

@@ -17,6 +17,7 @@ from torch import nn
 from core_model.anatomy import organs
 from core_model.grounding import OrganPooling
 from core_model.image_encoder import ImageEncoder, upsampling
+from core_model.lesion_decoder import LesionDecoder
 from core_model.text_encoder import TextEncoder
 
 
@@ -111,10 +112,8 @@ class SightlineModel(nn.Module):
         n_organs = len(organs())
         self.image = ImageEncoder(config.channels, n_organs)
         self.text = TextEncoder(config.text, tokenizer)
-        fine, half, quarter = self.image.channels
+        _, half, quarter = self.image.channels
         # Projected before upsampling: wide features at full resolution cost more than the network.
-        self.fine_to_dense = nn.Conv3d(fine, config.dense_width, 1)
-        self.half_to_dense = upsampling(half, config.dense_width)
         self.half_to_grid = nn.Conv3d(half, config.width, 1)
         self.quarter_to_grid = upsampling(quarter, config.width)
         self.organ_pooling = OrganPooling(config.width, n_organs)
@@ -133,12 +132,18 @@ class SightlineModel(nn.Module):
         self.global_bias = nn.Parameter(torch.tensor(-1.0))
         # How prompt evidence and mask evidence add up to a finding's logit; our choice.
         self.evidence = nn.Parameter(torch.tensor([1.0, 0.5, 0.0]))
+        self.lesion_decoder = LesionDecoder(self.image.channels, config.dense_width)
         # Which organ it is, is decided at half resolution; the finest level corrects the border.
         self.half_organ_head = nn.Conv3d(half, n_organs + 1, 1)
         self.quarter_organ_head = nn.Conv3d(quarter, n_organs + 1, 1)
         nn.init.zeros_(self.half_organ_head.weight)
         if self.half_organ_head.bias is not None:
             nn.init.zeros_(self.half_organ_head.bias)
+
+    def freeze_encoder(self) -> None:
+        """Keep what draws organs as it is, for a stage that trains everything else."""
+        for module in (self.image, self.half_organ_head, self.quarter_organ_head):
+            module.requires_grad_(False)
 
     def encode_image(self, x: torch.Tensor) -> Encoded:
         """(B, 2, D, H, W) windowed CT -> `Encoded`."""
@@ -147,7 +152,7 @@ class SightlineModel(nn.Module):
         return Encoded(
             organ_logits=features.organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest"),
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
-            dense=self.fine_to_dense(features.fine) + self.half_to_dense(features.half),
+            dense=self.lesion_decoder(x, features),
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
 

@@ -77,11 +77,10 @@ def objective(
     shares = organ_shares(batch.organs)  # (B, O, d, h, w)
     in_view = shares.flatten(2).sum(-1) * 8 >= MIN_ORGAN_VOXELS  # (B, O)
     pooled = model.organ_pooling(encoded.grid.float(), shares)  # (B, O, E)
-    losses = {
-        "organs": organ_loss(encoded.organ_logits, batch.organs),
-        "coarse_organs": _coarse_organs(encoded, batch.organs),
-        "organ_text": organ_text_loss(pooled, names.embedding, in_view, model.organ_scale),
-    }
+    losses = {"organ_text": organ_text_loss(pooled, names.embedding, in_view, model.organ_scale)}
+    if encoded.organ_logits.requires_grad:  # not with a frozen encoder
+        losses["organs"] = organ_loss(encoded.organ_logits, batch.organs)
+        losses["coarse_organs"] = _coarse_organs(encoded, batch.organs)
     losses |= _abnormality_losses(
         model, encoded, batch, chosen, shares=shares, pooled=pooled, present=present, absent=absent
     )

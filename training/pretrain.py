@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -35,7 +36,9 @@ from training.samples import AnatomySource, PhantomCrops, Sample, collate
 from training.text_tower import load_public_encoder
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "pretrain.toml"
-SAVE_EVERY_S = 240.0
+SAVE_EVERY_S = 120.0
+# What a later stage keeps of the stages before it, in its card.
+STAGE_KEYS = ("steps", "batch", "hours", "hardware", "losses", "settings")
 
 
 @dataclass(frozen=True)
@@ -107,16 +110,40 @@ def learning_rate(step: int, settings: Settings) -> float:
 class Run:
     """One training run: model, moving average, optimiser, log; saved and resumed as a whole."""
 
-    def __init__(self, settings: Settings, out: Path, label_maps: Sequence[Path], device: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        out: Path,
+        label_maps: Sequence[Path],
+        device: str,
+        init: Path | None = None,
+    ) -> None:
         self.settings, self.out, self.label_maps = settings, out, list(label_maps)
+        self.earlier: list[dict[str, Any]] = []
         self.device = torch.device(device)
-        self.model = new_model(settings).to(self.device)
+        self.model = new_model(settings)
+        if init is not None:
+            self._start_from(init)
+        if settings.optimiser.get("freeze_encoder", False):
+            self.model.freeze_encoder()
+        self.model = self.model.to(self.device)
         self.average = copy.deepcopy(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, weight_decay=settings.optimiser["weight_decay"])
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
+
+    def _start_from(self, checkpoint: Path) -> None:
+        """Take the tensors of an earlier checkpoint; parts that it does not have stay new."""
+        tensors = load_file(checkpoint / "model.safetensors")
+        own = self.model.state_dict()
+        fitting = {k: v.float() for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+        if not fitting:
+            raise ValueError(f"checkpoint {checkpoint} has no tensor that fits this model; name another")
+        self.model.load_state_dict(fitting, strict=False)
+        card = json.loads((checkpoint / "card.json").read_text(encoding="utf-8"))
+        self.earlier = [*card.get("earlier_stages", []), {k: card[k] for k in STAGE_KEYS if k in card}]
 
     @property
     def state_file(self) -> Path:
@@ -169,6 +196,7 @@ class Run:
             "hours": round(self.seconds / 3600, 2),
             "hardware": f"{self.device.type}, {torch.get_num_threads()} threads",
             "losses": self.history[-1] if self.history else {},
+            "earlier_stages": self.earlier,
             "text_encoder": "sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), ASCII vocabulary, frozen",
             "settings": {"data": s.data, "optimiser": s.optimiser, "loss": s.loss},
         }
@@ -227,7 +255,8 @@ class Run:
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             losses = objective(self.model, bank, batch.to(self.device), rng, s.optimiser["texts_per_step"])
         total = sum(
-            (losses[name] * weight for name, weight in s.loss.items()), torch.zeros((), device=self.device)
+            (losses[name] * weight for name, weight in s.loss.items() if name in losses),
+            torch.zeros((), device=self.device),
         )
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -260,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="folder of TotalSegmentator v2 label maps (*.nii.gz); may be repeated",
     )
+    parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from an earlier stage")
     parser.add_argument("--steps", type=int, help="train for so many steps instead of the config's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
@@ -267,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.steps is not None:
         settings.optimiser["steps"] = args.steps
     args.out.mkdir(parents=True, exist_ok=True)
-    run = Run(settings, args.out, args.label_maps, args.device)
+    run = Run(settings, args.out, args.label_maps, args.device, args.init)
     resumed = run.resume()
     columns = (
         TextColumn("{task.description}"),
