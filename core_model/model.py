@@ -97,6 +97,16 @@ class EncodedText:
     mask_bias: torch.Tensor
 
 
+def _text_head(width: int, out: int) -> nn.Sequential:
+    """From a sentence embedding into another space.
+
+    The layer norm matters: components of a unit vector are so small that without it all texts
+    look alike to the first layer, and learning to tell them apart takes many times longer.
+    """
+    hidden = 2 * width
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
+
+
 class SightlineModel(nn.Module):
     """Image and text in one space, organ masks and text-conditioned masks.
 
@@ -117,13 +127,8 @@ class SightlineModel(nn.Module):
         self.half_to_grid = nn.Conv3d(half, config.width, 1)
         self.quarter_to_grid = upsampling(quarter, config.width)
         self.organ_pooling = OrganPooling(config.width, n_organs)
-        hidden = 2 * self.text.width
-        self.text_to_joint = nn.Sequential(
-            nn.Linear(self.text.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
-        )
-        self.text_to_mask = nn.Sequential(
-            nn.Linear(self.text.width, hidden), nn.GELU(), nn.Linear(hidden, config.dense_width + 1)
-        )
+        self.text_to_joint = _text_head(self.text.width, config.width)
+        self.text_to_mask = _text_head(self.text.width, config.dense_width + 1)
         # Cosines are small numbers: learnable scales, as in CLIP and SigLIP.
         self.cell_scale = nn.Parameter(torch.tensor(10.0))
         self.prompt_scale = nn.Parameter(torch.tensor(5.0))
