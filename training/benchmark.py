@@ -51,7 +51,7 @@ class Case:
     phantom: Phantom
 
 
-def cases(first_seed: int, n: int, spacing_mm: float = 2.0) -> Iterator[Case]:
+def cases(first_seed: int, n: int, spacing_mm: float = 2.5) -> Iterator[Case]:
     """The benchmark's patients `first_seed` .. `first_seed` + n - 1, made one at a time."""
     for seed in range(first_seed, first_seed + n):
         phantom = make_phantom(seed, spacing_mm=spacing_mm)
