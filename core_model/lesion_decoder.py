@@ -53,4 +53,5 @@ class LesionDecoder(nn.Module):
         small = F.avg_pool3d(x, 2)  # (B, 2, D/2, H/2, W/2)
         half = self.half_block(torch.cat([self.rise_half(quarter), features.half, small], 1))
         fine = self.fine_conv(torch.cat([self.rise_fine(half), features.fine, x], 1))
-        return self.out(F.leaky_relu(self.norm(fine), 0.01))
+        dense: torch.Tensor = self.out(F.leaky_relu(self.norm(fine), 0.01))
+        return dense
