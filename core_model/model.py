@@ -145,6 +145,12 @@ class SightlineModel(nn.Module):
         if self.half_organ_head.bias is not None:
             nn.init.zeros_(self.half_organ_head.bias)
 
+    def channels_last(self) -> None:
+        """Lay convolution weights out channels-last, which AMX and tensor cores want."""
+        # Some torch versions annotate this keyword and some do not: both must pass the type check.
+        to: Any = self.to
+        to(memory_format=torch.channels_last_3d)
+
     def freeze_encoder(self) -> None:
         """Keep what draws organs as it is, for a stage that trains everything else."""
         for module in (self.image, self.half_organ_head, self.quarter_organ_head):

@@ -97,8 +97,7 @@ class Reader:
         self.bf16 = bf16
         self.thresholds = Thresholds.from_card(checkpoint.card)
         self._model = checkpoint.model.to(device)
-        # torch does not annotate this keyword.
-        self._model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self._model.channels_last()
         with torch.inference_mode():
             self._present = [self._mean_text(a.present) for a in abnormalities()]
             self._absent = [self._mean_text(a.absent) for a in abnormalities()]

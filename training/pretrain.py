@@ -94,7 +94,7 @@ def new_model(settings: Settings) -> SightlineModel:
     config = ModelConfig.from_dict({**settings.model, "text": text_config})
     model = SightlineModel(config, tokenizer)
     model.text.bert.load_state_dict(state)
-    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # not annotated
+    model.channels_last()
     return model
 
 
