@@ -13,7 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core_model.image_encoder import ImageFeatures, ResidualBlock, group_norm, upsampling
+from core_model.image_encoder import ImageFeatures, ResidualBlock, upsampling
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each voxel, blind to its neighbours.
+
+    Group norm takes its statistics from the whole window: a decoder trained on small boxes round
+    lesions would meet others in a whole scan. This one gives the same answer in both (our choice).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        last = x.movedim(1, -1)  # (B, D, H, W, C)
+        return F.layer_norm(last, last.shape[-1:], self.weight, self.bias).movedim(-1, 1)  # (B, C, D, H, W)
 
 
 class LesionDecoder(nn.Module):
@@ -29,12 +46,14 @@ class LesionDecoder(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, channels_in: int = 2) -> None:
         super().__init__()
         fine, half, quarter = channels
-        self.quarter_block = ResidualBlock(quarter, 64)
-        self.rise_half = upsampling(64, 32)
-        self.half_block = ResidualBlock(32 + half + channels_in, 48)
-        self.rise_fine = upsampling(48, 16)
-        self.fine_conv = nn.Conv3d(16 + fine + channels_in, width, 3, 1, 1, bias=False)
-        self.norm = group_norm(width)
+        self.quarter_block = ResidualBlock(quarter, 64, norm=ChannelNorm)
+        # With the CT's channels these make multiples of 8, which convolutions run faster on.
+        self.rise_half = upsampling(64, 32 - channels_in)
+        self.half_block = ResidualBlock(32 + half, 48, norm=ChannelNorm)
+        self.half_block_2 = ResidualBlock(48, 48, norm=ChannelNorm)
+        self.rise_fine = upsampling(48, 16 - channels_in)
+        self.fine_conv = nn.Conv3d(16 + fine, width, 3, 1, 1, bias=False)
+        self.norm = ChannelNorm(width)
         self.out = nn.Conv3d(width, width, 1)
 
     def forward(self, x: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
@@ -42,7 +61,7 @@ class LesionDecoder(nn.Module):
 
         Parameters
         ----------
-        x: (B, 2, D, H, W) windowed CT.
+        x: (B, 2, D, H, W) windowed CT; even sides.
         features: of the encoder for `x`.
 
         Returns
@@ -50,8 +69,8 @@ class LesionDecoder(nn.Module):
         (B, width, D, H, W).
         """
         quarter = self.quarter_block(features.quarter)  # (B, 64, D/4, H/4, W/4)
-        small = F.avg_pool3d(x, 2)  # (B, 2, D/2, H/2, W/2)
-        half = self.half_block(torch.cat([self.rise_half(quarter), features.half, small], 1))
+        half = torch.cat([self.rise_half(quarter), features.half, F.avg_pool3d(x, 2)], 1)
+        half = self.half_block_2(self.half_block(half))  # (B, 48, D/2, H/2, W/2)
         fine = self.fine_conv(torch.cat([self.rise_fine(half), features.fine, x], 1))
         dense: torch.Tensor = self.out(F.leaky_relu(self.norm(fine), 0.01))
         return dense

@@ -6,7 +6,7 @@ Only the network. Volumes go in and come out through `core_model.reader`; losses
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -151,10 +151,26 @@ class SightlineModel(nn.Module):
         to: Any = self.to
         to(memory_format=torch.channels_last_3d)
 
-    def freeze_encoder(self) -> None:
-        """Keep what draws organs as it is, for a stage that trains everything else."""
-        for module in (self.image, self.half_organ_head, self.quarter_organ_head):
-            module.requires_grad_(False)
+    def freeze(self, parts: Iterable[str]) -> None:
+        """Keep parts as they are, for a training stage that works on the others.
+
+        Parameters
+        ----------
+        parts: of "encoder" (what draws organs) and "lesions" (what draws text-conditioned masks).
+
+        Raises
+        ------
+        ValueError: if there is no such part.
+        """
+        known = {
+            "encoder": (self.image, self.half_organ_head, self.quarter_organ_head),
+            "lesions": (self.lesion_decoder, self.text_to_mask),
+        }
+        for part in parts:
+            if part not in known:
+                raise ValueError(f"part {part!r} cannot be frozen; choose of {sorted(known)}")
+            for module in known[part]:
+                module.requires_grad_(False)
 
     def encode_image(self, x: torch.Tensor) -> Encoded:
         """(B, 2, D, H, W) windowed CT -> `Encoded`."""

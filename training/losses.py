@@ -15,6 +15,7 @@ from training.phantoms.tissues import IGNORE
 # Lesions fill about a hundredth of their organ; and one of a few voxels must not outweigh a large one.
 POSITIVE_WEIGHT = 4.0
 SMOOTH_VOXELS = 10.0
+HARDEST = 64  # voxels of each text and box that count once more
 
 
 def organ_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -66,6 +67,37 @@ def mask_loss(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) 
     present = target.any(-1).any(-1).any(-1)
     dice_loss = (1 - dice)[present].mean() if bool(present.any()) else logits.sum() * 0
     return focus.mean() + 2 * everywhere.mean() + dice_loss
+
+
+def lesion_box_loss(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """Text-conditioned masks in boxes: a lesion's voxels count as much as all the rest.
+
+    Mean cross entropy of the lesion's voxels, of the rest of the organ, and of the organ's
+    `HARDEST` worst voxels (each a false lesion in the making), plus Dice. Our choice.
+
+    Parameters
+    ----------
+    logits: (N, A, D, H, W).
+    target: (N, A, D, H, W) bool.
+    region: (N, A, D, H, W) bool, the organ of each text, `target` included; nothing else is judged.
+    """
+    logits = logits.float()
+    positive = F.softplus(-logits) * target  # cross entropy of a voxel that should be 1
+    negative = F.softplus(logits) * (region & ~target)
+    dims = (2, 3, 4)
+    size, rest = target.sum(dims), (region & ~target).sum(dims)  # (N, A)
+    here, searched = size > 0, rest >= HARDEST
+    loss = logits.sum() * 0
+    if bool(searched.any()):
+        hardest = negative.flatten(2)[searched].topk(HARDEST).values.mean()
+        loss = loss + (negative.sum(dims)[searched] / rest[searched]).mean() + hardest
+    if bool(here.any()):
+        probability = logits.sigmoid()
+        overlap = (probability * target).sum(dims)[here]
+        total = (probability * region).sum(dims)[here] + size[here]
+        dice = (2 * overlap + SMOOTH_VOXELS) / (total + SMOOTH_VOXELS)
+        loss = loss + (positive.sum(dims)[here] / size[here] + 1 - dice).mean()
+    return loss
 
 
 def finding_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

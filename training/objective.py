@@ -55,7 +55,7 @@ class TextBank:
         )
 
 
-def _draw(bank: tuple[torch.Tensor, ...], rng: np.random.Generator) -> torch.Tensor:
+def draw(bank: tuple[torch.Tensor, ...], rng: np.random.Generator) -> torch.Tensor:
     """One wording of each: (N, width)."""
     return torch.stack([wordings[int(rng.integers(len(wordings)))] for wordings in bank])
 
@@ -71,9 +71,9 @@ def objective(
     """
     encoded = model.encode_image(window(batch.hu).contiguous(memory_format=torch.channels_last_3d))
     chosen = _choose(batch.findings, n_texts, rng)
-    present = model.project_text(_draw(bank.present, rng))
-    absent = model.project_text(_draw(bank.absent, rng))
-    names = model.project_text(_draw(bank.organ, rng))
+    present = model.project_text(draw(bank.present, rng))
+    absent = model.project_text(draw(bank.absent, rng))
+    names = model.project_text(draw(bank.organ, rng))
     shares = organ_shares(batch.organs)  # (B, O, d, h, w)
     in_view = shares.flatten(2).sum(-1) * 8 >= MIN_ORGAN_VOXELS  # (B, O)
     pooled = model.organ_pooling(encoded.grid.float(), shares)  # (B, O, E)
@@ -126,7 +126,7 @@ def organ_shares(labels: torch.Tensor) -> torch.Tensor:
     return shares[:, 1:]
 
 
-def _targets(batch: Sample, shares: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def mask_targets(batch: Sample, shares: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Lesion masks and organ regions of the chosen abnormalities, both (B, T, D, H, W) bool."""
     label = {o.name: o.label for o in organs()}
     entries = [abnormalities()[i] for i in chosen.tolist()]
@@ -155,7 +155,7 @@ def _abnormality_losses(
     present: EncodedText,
     absent: EncodedText,
 ) -> dict[str, torch.Tensor]:
-    target, region = _targets(batch, shares, chosen)
+    target, region = mask_targets(batch, shares, chosen)
     logits = text_masks(encoded.dense, present.mask_weight[chosen], present.mask_bias[chosen])
     label = {o.name: o.label for o in organs()}
     organ_of = torch.tensor([label[abnormalities()[i].organ] - 1 for i in chosen.tolist()])

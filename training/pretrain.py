@@ -27,7 +27,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from core_model.checkpoint import save_checkpoint
+from core_model.inference import supports_bf16
 from core_model.model import ModelConfig, SightlineModel
+from training.lesion_boxes import lesion_objective
 from training.objective import TextBank, objective
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
 from training.phantoms.procedural import procedural_anatomy
@@ -51,6 +53,7 @@ class Settings:
     data: dict[str, Any]
     optimiser: dict[str, Any]
     loss: dict[str, float]
+    lesion_boxes: dict[str, int] | None = None
 
     @classmethod
     def from_file(cls, path: Path) -> Settings:
@@ -61,7 +64,7 @@ class Settings:
         ValueError: if a section is unknown or missing; the message names it.
         """
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        wrong = set(values) ^ set(cls.__dataclass_fields__)
+        wrong = (set(values) ^ set(cls.__dataclass_fields__)) - {"lesion_boxes"}
         if wrong:
             raise ValueError(f"config {path}: section {sorted(wrong)[0]!r} is unknown or missing")
         return cls(**values)
@@ -124,8 +127,7 @@ class Run:
         self.model = new_model(settings)
         if init is not None:
             self._start_from(init)
-        if settings.optimiser.get("freeze_encoder", False):
-            self.model.freeze_encoder()
+        self.model.freeze(settings.optimiser.get("freeze", ()))
         self.model = self.model.to(self.device)
         self.average = copy.deepcopy(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -135,10 +137,11 @@ class Run:
         self.history: list[dict[str, float]] = []
 
     def _start_from(self, checkpoint: Path) -> None:
-        """Take the tensors of an earlier checkpoint; parts that it does not have stay new."""
+        """Take the parts of an earlier checkpoint, each whole; one that does not fit stays new."""
         tensors = load_file(checkpoint / "model.safetensors")
         own = self.model.state_dict()
-        fitting = {k: v.float() for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+        new = {k.split(".")[0] for k, v in own.items() if k not in tensors or tensors[k].shape != v.shape}
+        fitting = {k: v.float() for k, v in tensors.items() if k in own and k.split(".")[0] not in new}
         if not fitting:
             raise ValueError(f"checkpoint {checkpoint} has no tensor that fits this model; name another")
         self.model.load_state_dict(fitting, strict=False)
@@ -252,8 +255,15 @@ class Run:
         s = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, s)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            losses = objective(self.model, bank, batch.to(self.device), rng, s.optimiser["texts_per_step"])
+        batch = batch.to(self.device)
+        # Without hardware for it bfloat16 is emulated, and a step takes minutes.
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=supports_bf16(self.device)):
+            if s.lesion_boxes is not None:
+                losses = lesion_objective(
+                    self.model, bank, batch, rng, n=s.lesion_boxes["count"], side=s.lesion_boxes["side"]
+                )
+            else:
+                losses = objective(self.model, bank, batch, rng, s.optimiser["texts_per_step"])
         total = sum(
             (losses[name] * weight for name, weight in s.loss.items() if name in losses),
             torch.zeros((), device=self.device),
