@@ -14,7 +14,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from core_model.model import ModelConfig, SightlineModel
@@ -118,8 +117,3 @@ def load_checkpoint(folder: Path | None = None) -> Checkpoint:
     model.eval()
     identity = ModelIdentity(str(card["name"]), str(card["version"]), found)
     return Checkpoint(model=model, card=card, identity=identity)
-
-
-def parameter_count(model: torch.nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in model.parameters())

@@ -17,8 +17,13 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 MAX_TOKENS = 128
+_IMAGE = r"(?:images?|ima|img|im)\.?"
+# Two numbers with a separator, or the word "image" before the second (or only) one.
 _REFERENCE = re.compile(
-    r"\(\s*(?:series|ser|se|ima|image|img)?\.?\s*\d+\s*[,/;-]\s*(?:image|img|im)?\.?\s*\d+\s*\)", re.I
+    rf"\(\s*(?:series|ser|se|{_IMAGE})?\.?\s*\d+\s*"
+    rf"(?:(?:[,/;-]\s*(?:{_IMAGE})?|{_IMAGE})\s*\d+\s*(?:-\s*\d+\s*)?)\)"
+    rf"|\(\s*{_IMAGE}\s*\d+\s*\)",
+    re.I,
 )
 
 

@@ -46,11 +46,11 @@ def choose_boxes(batch: Sample, rng: np.random.Generator, n: int, side: int) -> 
 
     Raises
     ------
-    ValueError: if `side` is no multiple of 4 or larger than the window.
+    ValueError: if `side` is no multiple of 4, below 16, or larger than the window.
     """
     shape = batch.organs.shape[1:]
-    if side % STEP or side > min(shape):
-        raise ValueError(f"side is {side}; a multiple of {STEP} not above {min(shape)} is needed")
+    if side % STEP or not 4 * STEP <= side <= min(shape):
+        raise ValueError(f"side is {side}; a multiple of {STEP} from {4 * STEP} to {min(shape)} is needed")
     boxes = []
     for b in range(len(batch.organs)):
         lesions = _voxels(batch.lesions[b], {i + 1: _weight(a.tumour) for i, a in enumerate(abnormalities())})

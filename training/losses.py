@@ -16,6 +16,8 @@ from training.phantoms.tissues import IGNORE
 POSITIVE_WEIGHT = 4.0
 SMOOTH_VOXELS = 10.0
 HARDEST = 64  # voxels of each text and box that count once more
+HARDEST_WEIGHT = 0.25
+RIM = 2  # voxels
 
 
 def organ_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -72,8 +74,10 @@ def mask_loss(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) 
 def lesion_box_loss(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     """Text-conditioned masks in boxes: a lesion's voxels count as much as all the rest.
 
-    Mean cross entropy of the lesion's voxels, of the rest of the organ, and of the organ's
-    `HARDEST` worst voxels (each a false lesion in the making), plus Dice. Our choice.
+    Mean cross entropy of the lesion's voxels, of the rest of the organ, and, weighed less, of the
+    organ's `HARDEST` worst voxels (each a false lesion in the making), plus Dice. Our choice.
+    Voxels within `RIM` of a lesion are never among the worst: half of each is lesion, and there are
+    more of them than of the lesion's own, so that they would keep small lesions from being learnt.
 
     Parameters
     ----------
@@ -89,8 +93,10 @@ def lesion_box_loss(logits: torch.Tensor, target: torch.Tensor, region: torch.Te
     here, searched = size > 0, rest >= HARDEST
     loss = logits.sum() * 0
     if bool(searched.any()):
-        hardest = negative.flatten(2)[searched].topk(HARDEST).values.mean()
-        loss = loss + (negative.sum(dims)[searched] / rest[searched]).mean() + hardest
+        loss = loss + (negative.sum(dims)[searched] / rest[searched]).mean()
+        grown = F.max_pool3d(target[searched].float(), 2 * RIM + 1, 1, RIM) > 0  # (K, D, H, W)
+        worst = (negative[searched] * ~grown).flatten(1).topk(HARDEST).values
+        loss = loss + HARDEST_WEIGHT * worst.mean()
     if bool(here.any()):
         probability = logits.sigmoid()
         overlap = (probability * target).sum(dims)[here]

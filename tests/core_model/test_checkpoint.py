@@ -12,7 +12,6 @@ from core_model.checkpoint import (
     CheckpointError,
     digest,
     load_checkpoint,
-    parameter_count,
     save_checkpoint,
 )
 from tests.tiny import CARD, tiny_checkpoint, tiny_model
@@ -44,7 +43,6 @@ def test_round_trip_gives_the_same_outputs_at_half_precision(folder: Path) -> No
             torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not loaded.model.training
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
-    assert parameter_count(loaded.model) == parameter_count(original)
 
 
 def test_saved_again_it_has_the_same_digest(folder: Path, tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_blank_text_is_refused(model: SightlineModel, texts: list[str]) -> None:
         ("Cyst (SER 3; IMG 47) in segment 7.", "Cyst in segment 7."),
         ("Cyst (se. 3 / im. 47), unchanged.", "Cyst, unchanged."),
         ("Nodule (3/47) and mass (4/12).", "Nodule and mass."),
+        ("Cyst (series 3 image 47), nodule (image 12).", "Cyst, nodule."),
         ("Nodule of 3.5 mm (unchanged).", "Nodule of 3.5 mm (unchanged)."),
         ("Nodule (12 x 14 mm).", "Nodule (12 x 14 mm)."),
         ("Lesion (2024).", "Lesion (2024)."),
