@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from core_model.contrast import CHANNELS
 from core_model.image_encoder import ImageFeatures, ResidualBlock, upsampling
 
 
@@ -40,10 +41,10 @@ class LesionDecoder(nn.Module):
     ----------
     channels: widths of the encoder's fine, half and quarter features.
     width: channels of the dense features that come out.
-    channels_in: channels of the windowed CT.
+    channels_in: channels of the windowed CT and of `core_model.contrast.organ_contrast`.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, channels_in: int = 2) -> None:
+    def __init__(self, channels: Sequence[int], width: int, channels_in: int = 2 + CHANNELS) -> None:
         super().__init__()
         fine, half, quarter = channels
         self.quarter_block = ResidualBlock(quarter, 64, norm=ChannelNorm)
@@ -61,8 +62,8 @@ class LesionDecoder(nn.Module):
 
         Parameters
         ----------
-        x: (B, 2, D, H, W) windowed CT; even sides.
-        features: of the encoder for `x`.
+        x: (B, channels_in, D, H, W) windowed CT and its contrast; even sides.
+        features: of the encoder for the same window.
 
         Returns
         -------

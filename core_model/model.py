@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from core_model.anatomy import organs
+from core_model.contrast import organ_contrast
 from core_model.grounding import OrganPooling
 from core_model.image_encoder import ImageEncoder, upsampling
 from core_model.lesion_decoder import LesionDecoder
@@ -179,7 +180,7 @@ class SightlineModel(nn.Module):
         return Encoded(
             organ_logits=features.organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest"),
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
-            dense=self.lesion_decoder(x, features),
+            dense=self.lesion_decoder(torch.cat([x, organ_contrast(x, half_logits)], 1), features),
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
 

@@ -7,13 +7,15 @@ teach nothing. Our choice; the language heads are trained by `training.objective
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
+from core_model.contrast import organ_contrast
 from core_model.grounding import text_masks
 from core_model.image_encoder import ImageFeatures
 from core_model.model import SightlineModel
@@ -104,41 +106,107 @@ def cut(tensor: torch.Tensor, boxes: list[Box], side: int, scale: int = 1) -> to
     return torch.stack(parts)
 
 
-def lesion_objective(
-    model: SightlineModel, bank: TextBank, batch: Sample, rng: np.random.Generator, *, n: int, side: int
-) -> dict[str, torch.Tensor]:
-    """The lesion stage's loss: ``{"masks": ...}``.
+@dataclass(frozen=True)
+class EncodedBoxes:
+    """Boxes with all that the lesion decoder reads and is judged by; the first axis counts boxes.
 
-    Parameters
+    Attributes
     ----------
-    n: boxes per sample.
-    side: of a box in voxels, a multiple of 4.
+    seen: (N, 6, s, s, s) windowed CT and its contrast.
+    fine, half, quarter: encoder features, (N, C, s, s, s) and halves and quarters of s.
+    organs, lesions, findings: as in `Sample`.
     """
+
+    seen: torch.Tensor
+    fine: torch.Tensor
+    half: torch.Tensor
+    quarter: torch.Tensor
+    organs: torch.Tensor
+    lesions: torch.Tensor
+    findings: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> EncodedBoxes:
+        """The same boxes with every tensor changed."""
+        return EncodedBoxes(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+@torch.no_grad()
+def encode_boxes(
+    model: SightlineModel, batch: Sample, rng: np.random.Generator, n: int, side: int
+) -> EncodedBoxes:
+    """`n` boxes of `side` voxels of each window, read by the frozen encoder; see `choose_boxes`."""
     boxes = choose_boxes(batch, rng, n, side)
-    with torch.no_grad():
-        x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
-        whole = model.image(x)
-    features = ImageFeatures(
-        fine=_channels_last(cut(whole.fine, boxes, side)),
-        half=_channels_last(cut(whole.half, boxes, side, 2)),
-        quarter=_channels_last(cut(whole.quarter, boxes, side, 4)),
-        organ_logits=whole.organ_logits,
-    )
-    dense = model.lesion_decoder(_channels_last(cut(x, boxes, side)), features)  # (N, C, s, s, s)
-    text = model.project_text(draw(bank.present, rng))
-    logits = text_masks(dense, text.mask_weight, text.mask_bias)  # (N, A, s, s, s)
-    truth = Sample(
-        hu=batch.hu,
+    x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
+    whole = model.image(x)
+    seen = torch.cat([x, organ_contrast(x, model.half_organ_head(whole.half))], 1)
+    return EncodedBoxes(
+        seen=cut(seen, boxes, side),
+        fine=cut(whole.fine, boxes, side),
+        half=cut(whole.half, boxes, side, 2),
+        quarter=cut(whole.quarter, boxes, side, 4),
         organs=cut(batch.organs, boxes, side),
         lesions=cut(batch.lesions, boxes, side),
         findings=batch.findings[[box.sample for box in boxes]],
     )
+
+
+class BoxMemory:
+    """The last boxes read, to train on boxes of many patients at once.
+
+    Boxes of one window show one patient: trained on them alone, every text follows what the last
+    patient had. And reading a window costs as much as training on its boxes.
+
+    Parameters
+    ----------
+    size: boxes held; the oldest go first. Features are held in half precision.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._boxes: EncodedBoxes | None = None
+
+    def add(self, boxes: EncodedBoxes) -> None:
+        """Take boxes in."""
+        new = boxes.map(lambda t: t.half() if t.is_floating_point() else t)
+        if self._boxes is not None:
+            held = [getattr(self._boxes, f.name) for f in fields(new)]
+            joined = [torch.cat([h, getattr(new, f.name)]) for h, f in zip(held, fields(new), strict=True)]
+            new = EncodedBoxes(*joined)
+        self._boxes = new.map(lambda t: t[-self.size :])
+
+    def draw(self, rng: np.random.Generator, n: int) -> EncodedBoxes:
+        """`n` different boxes, or all where fewer are held.
+
+        Raises
+        ------
+        ValueError: if nothing is held yet.
+        """
+        if self._boxes is None:
+            raise ValueError("the memory holds no boxes; add some first")
+        index = torch.from_numpy(rng.permutation(len(self._boxes))[:n])
+        return self._boxes.map(
+            lambda t: _channels_last(t[index].float()) if t.is_floating_point() else t[index]
+        )
+
+
+def lesion_objective(
+    model: SightlineModel, bank: TextBank, boxes: EncodedBoxes, rng: np.random.Generator
+) -> dict[str, torch.Tensor]:
+    """The lesion stage's loss of some boxes: ``{"masks": ...}``."""
+    features = ImageFeatures(boxes.fine, boxes.half, boxes.quarter, organ_logits=boxes.fine[:, :0])
+    dense = model.lesion_decoder(boxes.seen, features)  # (N, C, s, s, s)
+    text = model.project_text(draw(bank.present, rng))
+    logits = text_masks(dense, text.mask_weight, text.mask_bias)  # (N, A, s, s, s)
+    truth = Sample(hu=boxes.seen, organs=boxes.organs, lesions=boxes.lesions, findings=boxes.findings)
     target, region = mask_targets(truth, organ_shares(truth.organs), torch.arange(len(abnormalities())))
     return {"masks": lesion_box_loss(logits, target, region)}
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last_3d)
+    return x.contiguous(memory_format=torch.channels_last_3d) if x.ndim == 5 else x
 
 
-__all__ = ["Box", "choose_boxes", "cut", "lesion_objective"]
+__all__ = ["Box", "BoxMemory", "EncodedBoxes", "choose_boxes", "cut", "encode_boxes", "lesion_objective"]

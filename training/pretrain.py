@@ -13,7 +13,7 @@ import math
 import os
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from core_model.checkpoint import save_checkpoint
 from core_model.inference import supports_bf16
 from core_model.model import ModelConfig, SightlineModel
-from training.lesion_boxes import lesion_objective
+from training.lesion_boxes import BoxMemory, encode_boxes, lesion_objective
 from training.objective import TextBank, objective
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
 from training.phantoms.procedural import procedural_anatomy
@@ -132,6 +132,7 @@ class Run:
         self.average = copy.deepcopy(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, weight_decay=settings.optimiser["weight_decay"])
+        self.boxes = BoxMemory((settings.lesion_boxes or {}).get("memory", 0))
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -252,18 +253,26 @@ class Run:
         self.save()
 
     def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
+        """What one batch teaches: one update, in the lesion stage several."""
+        plan = self.settings.lesion_boxes
+        batch = batch.to(self.device)
+        if plan is None:
+            texts = self.settings.optimiser["texts_per_step"]
+            return self._descend(lambda: objective(self.model, bank, batch, rng, texts))
+        self.boxes.add(encode_boxes(self.model, batch, rng, plan["count"], plan["side"]))
+        found: dict[str, float] = {}
+        for _ in range(plan["updates"]):
+            boxes = self.boxes.draw(rng, plan["count"])
+            found = self._descend(partial(lesion_objective, self.model, bank, boxes, rng))
+        return found
+
+    def _descend(self, losses_of: Callable[[], dict[str, torch.Tensor]]) -> dict[str, float]:
         s = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, s)
-        batch = batch.to(self.device)
         # Without hardware for it bfloat16 is emulated, and a step takes minutes.
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=supports_bf16(self.device)):
-            if s.lesion_boxes is not None:
-                losses = lesion_objective(
-                    self.model, bank, batch, rng, n=s.lesion_boxes["count"], side=s.lesion_boxes["side"]
-                )
-            else:
-                losses = objective(self.model, bank, batch, rng, s.optimiser["texts_per_step"])
+            losses = losses_of()
         total = sum(
             (losses[name] * weight for name, weight in s.loss.items() if name in losses),
             torch.zeros((), device=self.device),
