@@ -187,6 +187,7 @@ class SightlineModel(nn.Module):
             nn.init.zeros_(self.half_organ_head.bias)
         self.separate = config.projectors == "separate"
         if self.separate:
+            nn.init.constant_(self.global_bias, -10.0)  # SigLIP's start, which RadFinder takes over
             self.slab_summary = Summary(config.width)
             self.volume_summary = Summary(config.width)
             self.text_to_report = _text_head(self.text.width, config.width)
@@ -218,14 +219,14 @@ class SightlineModel(nn.Module):
             for module in known[part]:
                 module.requires_grad_(False)
 
-    def encode_image(self, x: torch.Tensor) -> Encoded:
-        """(B, 2, D, H, W) windowed CT -> `Encoded`."""
+    def encode_image(self, x: torch.Tensor, *, lesions: bool = True) -> Encoded:
+        """(B, 2, D, H, W) windowed CT -> `Encoded`; without `lesions` its `dense` has no channel."""
         features = self.image(x)
         half_logits = self.half_organ_head(features.half)
         return Encoded(
             organ_logits=features.organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest"),
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
-            dense=self.lesion_decoder(x, features),
+            dense=self.lesion_decoder(x, features) if lesions else x[:, :0],
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
 
