@@ -1,8 +1,8 @@
 """Grounding: organ pooling, text-conditioned masks, and where in the scan a text is.
 
-Pure functions and small modules on tensors; no volumes, no DICOM. Organ pooling joins the two
+Pure functions and small modules on tensors; no volumes, no DICOM. Organ pooling has the two
 forms known of the field: the mean of the organ's features (CT-GLIP) and attention restricted
-to its mask (RADAR, fVLM); that both are concatenated is our choice.
+to its mask (RADAR, fVLM); a third that concatenates both is our choice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from torch import nn
 LESION_TOP_VOXELS = 8  # at 4 mm: 0.5 ml, an 10 mm lesion; our choice
 
 
+POOLINGS = ("mean", "attention", "both")
+
+
 class OrganPooling(nn.Module):
     """One embedding per organ from grid features and organ masks.
 
@@ -21,12 +24,23 @@ class OrganPooling(nn.Module):
     ----------
     width: channels E of the grid features.
     n_organs: number of organs; each has its own query.
+    form: "mean": average over the mask, no parameters (CT-GLIP); "attention": the organ's query
+        attends to the cells of its mask (RADAR and fVLM; one head and one projection for all
+        organs are our choice); "both": the two concatenated and projected.
+
+    Raises
+    ------
+    ValueError: if there is no such form.
     """
 
-    def __init__(self, width: int, n_organs: int) -> None:
+    def __init__(self, width: int, n_organs: int, form: str = "both") -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(n_organs, width) * width**-0.5)
-        self.project = nn.Linear(2 * width, width)
+        if form not in POOLINGS:
+            raise ValueError(f"pooling is {form!r}; choose of {', '.join(POOLINGS)}")
+        self.form = form
+        if form != "mean":
+            self.queries = nn.Parameter(torch.randn(n_organs, width) * width**-0.5)
+            self.project = nn.Linear(2 * width if form == "both" else width, width)
 
     def forward(self, grid: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Pool.
@@ -42,12 +56,56 @@ class OrganPooling(nn.Module):
         """
         features = grid.flatten(2)  # (B, E, N)
         weights = masks.flatten(2)  # (B, O, N)
-        mean = torch.einsum("bon,ben->boe", weights, features)
-        mean = mean / weights.sum(-1, keepdim=True).clamp_min(1e-4)
+        parts = []
+        if self.form != "attention":
+            mean = torch.einsum("bon,ben->boe", weights, features)
+            parts.append(mean / weights.sum(-1, keepdim=True).clamp_min(1e-4))
+        if self.form == "mean":
+            return F.normalize(parts[0], dim=-1)  # (B, O, E)
         scores = torch.einsum("oe,ben->bon", self.queries, features)
         scores = scores + (weights.clamp_min(1e-6)).log()
-        attended = torch.einsum("bon,ben->boe", scores.softmax(-1), features)
-        return F.normalize(self.project(torch.cat([mean, attended], -1)), dim=-1)  # (B, O, E)
+        parts.append(torch.einsum("bon,ben->boe", scores.softmax(-1), features))
+        return F.normalize(self.project(torch.cat(parts, -1)), dim=-1)  # (B, O, E)
+
+
+class Summary(nn.Module):
+    """One embedding of many grid cells: an axial slab, or the whole volume.
+
+    RadFinder averages a slab's tokens in plane and projects them with a projector of its own
+    (model.md 2.2). A mean dilutes small things, so a few learned queries look at the cells too
+    (our choice).
+
+    Parameters
+    ----------
+    width: channels E of the grid features and of the result.
+    queries: learned queries beside the mean.
+    """
+
+    def __init__(self, width: int, queries: int = 4) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, queries)
+        many = (queries + 1) * width
+        self.project = nn.Sequential(
+            nn.LayerNorm(many), nn.Linear(many, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, cells: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        """Summarise.
+
+        Parameters
+        ----------
+        cells: (N, M, E), M cells of each of N sets.
+        inside: (N, M) bool, the cells that count; a set without any is summarised as a whole.
+
+        Returns
+        -------
+        (N, E) unit length.
+        """
+        outside = ~inside[..., None]  # (N, M, 1)
+        scores = torch.cat([torch.zeros_like(cells[..., :1]), self.score(cells)], -1)
+        weights = scores.masked_fill(outside, -1e4).softmax(1)  # (N, M, 1 + Q); the first is the mean
+        parts = torch.einsum("nmq,nme->nqe", weights, cells).flatten(1)
+        return F.normalize(self.project(parts), dim=-1)  # (N, E)
 
 
 def text_masks(dense: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

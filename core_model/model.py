@@ -16,10 +16,13 @@ from torch import nn
 
 from core_model.anatomy import organs
 from core_model.contrast import organ_contrast
-from core_model.grounding import OrganPooling
-from core_model.image_encoder import ImageEncoder, upsampling
+from core_model.grounding import POOLINGS, OrganPooling, Summary
+from core_model.image_encoder import ImageEncoder, ImageFeatures, upsampling
 from core_model.lesion_decoder import LesionDecoder
 from core_model.text_encoder import TextEncoder
+
+PROJECTORS = ("shared", "separate")
+SLAB_MM = 12.0  # RadFinder's slabs (model.md 2.2)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class ModelConfig:
     width: E, size of the joint image-text space.
     dense_width: C, size of the space in which text-conditioned masks are made.
     text: keyword arguments of `transformers.BertConfig`.
+    pooling: form of `grounding.OrganPooling`, "mean", "attention" or "both".
+    projectors: "shared": slabs and the whole volume are means in the joint space; "separate":
+        they have projectors of their own, and reports a text head of their own (RadFinder).
+
+    Raises
+    ------
+    ValueError: if a form is not known, or the slabs of separate projectors (one layer of the
+        grid, two voxels) were thicker than 12 mm.
     """
 
     spacing_mm: float = 4.0
@@ -42,6 +53,19 @@ class ModelConfig:
     width: int = 64
     dense_width: int = 32
     text: dict[str, Any] = field(default_factory=dict)
+    pooling: str = "both"
+    projectors: str = "shared"
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling is {self.pooling!r}; choose of {', '.join(POOLINGS)}")
+        if self.projectors not in PROJECTORS:
+            raise ValueError(f"projectors is {self.projectors!r}; choose of {', '.join(PROJECTORS)}")
+        if self.projectors == "separate" and 2 * self.spacing_mm > SLAB_MM:
+            raise ValueError(
+                f"spacing_mm is {self.spacing_mm:g}; separate projectors need {SLAB_MM / 2:g} or less, "
+                f"because their slabs are at most {SLAB_MM:g} mm thick"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -91,11 +115,28 @@ class EncodedText:
     ----------
     embedding: (T, E) unit length.
     mask_weight: (T, C), mask_bias: (T,): the classifier that finds the text's voxels.
+    report: (T, E) unit length, in the space of whole volumes; `embedding` where the two are shared.
     """
 
     embedding: torch.Tensor
     mask_weight: torch.Tensor
     mask_bias: torch.Tensor
+    report: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """A volume and its slabs in the joint spaces.
+
+    Attributes
+    ----------
+    volume: (B, E) unit length, to compare with reports.
+    slabs: (B, d, E) unit length, one per grid layer, to compare with snippets; zero where a layer
+        has no body and the projectors are shared.
+    """
+
+    volume: torch.Tensor
+    slabs: torch.Tensor
 
 
 def _text_head(width: int, out: int) -> nn.Sequential:
@@ -127,7 +168,7 @@ class SightlineModel(nn.Module):
         # Projected before upsampling: wide features at full resolution cost more than the network.
         self.half_to_grid = nn.Conv3d(half, config.width, 1)
         self.quarter_to_grid = upsampling(quarter, config.width)
-        self.organ_pooling = OrganPooling(config.width, n_organs)
+        self.organ_pooling = OrganPooling(config.width, n_organs, config.pooling)
         self.text_to_joint = _text_head(self.text.width, config.width)
         self.text_to_mask = _text_head(self.text.width, config.dense_width + 1)
         # Cosines are small numbers: learnable scales, as in CLIP and SigLIP.
@@ -145,6 +186,12 @@ class SightlineModel(nn.Module):
         nn.init.zeros_(self.half_organ_head.weight)
         if self.half_organ_head.bias is not None:
             nn.init.zeros_(self.half_organ_head.bias)
+        self.separate = config.projectors == "separate"
+        if self.separate:
+            nn.init.constant_(self.global_bias, -10.0)  # SigLIP's start, which RadFinder takes over
+            self.slab_summary = Summary(config.width)
+            self.volume_summary = Summary(config.width)
+            self.text_to_report = _text_head(self.text.width, config.width)
 
     def channels_last(self) -> None:
         """Lay convolution weights out channels-last, which AMX and tensor cores want."""
@@ -173,16 +220,19 @@ class SightlineModel(nn.Module):
             for module in known[part]:
                 module.requires_grad_(False)
 
-    def encode_image(self, x: torch.Tensor) -> Encoded:
-        """(B, 2, D, H, W) windowed CT -> `Encoded`."""
+    def encode_image(self, x: torch.Tensor, *, lesions: bool = True) -> Encoded:
+        """(B, 2, D, H, W) windowed CT -> `Encoded`; without `lesions` its `dense` has no channel."""
         features = self.image(x)
         half_logits = self.half_organ_head(features.half)
         return Encoded(
             organ_logits=features.organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest"),
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
-            dense=self.lesion_decoder(torch.cat([x, organ_contrast(x, half_logits)], 1), features),
+            dense=self._dense(x, half_logits, features) if lesions else x[:, :0],
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
+
+    def _dense(self, x: torch.Tensor, half_logits: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
+        return self.lesion_decoder(torch.cat([x, organ_contrast(x, half_logits)], 1), features)
 
     def encode_text(self, texts: Sequence[str]) -> EncodedText:
         """Texts -> `EncodedText`."""
@@ -192,8 +242,27 @@ class SightlineModel(nn.Module):
         """(T, width of the tower) sentence embeddings -> `EncodedText`; lets callers cache the tower."""
         joint = F.normalize(self.text_to_joint(sentence), dim=-1)  # (T, E)
         mask = self.text_to_mask(sentence)  # (T, C + 1)
+        report = F.normalize(self.text_to_report(sentence), dim=-1) if self.separate else joint
         # The bias starts low: most voxels carry no lesion.
-        return EncodedText(joint, mask[:, :-1], mask[:, -1] - 4.0)
+        return EncodedText(joint, mask[:, :-1], mask[:, -1] - 4.0, report)
+
+    def summarise(self, grid: torch.Tensor, inside: torch.Tensor) -> Summaries:
+        """A volume and its slabs.
+
+        Parameters
+        ----------
+        grid: (B, E, d, h, w) float32, any length.
+        inside: (B, d, h, w) bool, the cells that show the body.
+        """
+        if not self.separate:
+            unit = F.normalize(grid, dim=1) * inside[:, None]  # (B, E, d, h, w)
+            slabs = F.normalize(unit.sum((3, 4)), dim=1).transpose(1, 2)
+            return Summaries(F.normalize(unit.sum((2, 3, 4)), dim=1), slabs)
+        cells = grid.permute(0, 2, 3, 4, 1).flatten(2, 3)  # (B, d, h * w, E)
+        body = inside.flatten(2)  # (B, d, h * w)
+        slabs = self.slab_summary(cells.flatten(0, 1), body.flatten(0, 1))  # (B * d, E)
+        volume = self.volume_summary(cells.flatten(1, 2), body.flatten(1))
+        return Summaries(volume, slabs.unflatten(0, grid.shape[:1] + grid.shape[2:3]))
 
     def finding_logits(
         self, organ: torch.Tensor, present: torch.Tensor, absent: torch.Tensor, mask_logit: torch.Tensor

@@ -6,9 +6,7 @@ checkpoint. Thresholds and calibration come from the checkpoint's card, never fr
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import torch.nn.functional as F
 from core_model.abnormality import Abnormality, abnormalities
 from core_model.anatomy import organ, organs
 from core_model.checkpoint import Checkpoint, load_checkpoint
+from core_model.clock import Clock, Progress
 from core_model.grounding import text_masks, top_logit
 from core_model.inference import (
     ScanFeatures,
@@ -46,7 +45,6 @@ from core_model.reading import (
 )
 from core_model.volume import canonical, to_model_grid
 
-Progress = Callable[[str, float], None]
 MAX_LESIONS = 60  # of one study; the most probable are kept
 
 
@@ -150,7 +148,7 @@ class Reader:
             )
         if not np.isfinite(volume.array).all():
             raise ValueError("volume holds values that are not finite; clean them to Hounsfield units first")
-        clock = _Clock(progress)
+        clock = Clock(progress)
         upright = canonical(volume)
         with clock.stage("resample", 0.05):
             hu, geometry = to_model_grid(upright, self._model.config.spacing_mm)
@@ -196,6 +194,17 @@ class Reader:
             embedding = self._model.encode_text([text]).embedding[0]
         return np.asarray(embedding.float().cpu().numpy(), dtype=np.float32)
 
+    def embed_report(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """(E,) unit length embedding of a report, to compare with `StudyEncoding.global_feature`.
+
+        Raises
+        ------
+        ValueError: if there is no sentence or one is blank.
+        """
+        with torch.inference_mode():
+            report = F.normalize(self._model.encode_text(sentences).report.mean(0), dim=0)
+        return np.asarray(report.float().cpu().numpy(), dtype=np.float32)
+
     def localize(self, encoding: StudyEncoding, text: str) -> Localization:
         """Where in a study a text is.
 
@@ -208,7 +217,7 @@ class Reader:
                 f"encoding was made by model {encoding.model.digest[:12]}, "
                 f"this is {self.identity.digest[:12]}; read the study again with this model"
             )
-        return localize(encoding, text, self.embed(text))
+        return localize(encoding, text, self.embed(text), by_slab=self._model.separate)
 
     def _organs(self, organ_mask: hd.Volume) -> tuple[OrganReading, ...]:
         counts = np.bincount(organ_mask.array.ravel(), minlength=len(organs()) + 1)
@@ -346,17 +355,17 @@ class Reader:
     ) -> StudyEncoding:
         body = F.max_pool3d(features.body[None, None].float(), 2)[0, 0] > 0  # (d, h, w)
         unit = F.normalize(features.grid, dim=0) * body  # (E, d, h, w)
-        slabs = F.normalize(unit.sum((2, 3)), dim=0).T  # (S, E): one slab per grid layer
+        whole = self._model.summarise(features.grid[None].to(self.device), body[None].to(self.device))
         present = np.array([o.present for o in organ_readings])
         shares = F.avg_pool3d(features.organ_probability[None], 2)[0]
         grid_organs = shares.argmax(0).to(torch.uint8) * body
         d, h, w = body.shape
         middle = np.array([[k, (h - 1) / 2, (w - 1) / 2] for k in range(d)])
         return StudyEncoding(
-            global_feature=F.normalize(unit.sum((1, 2, 3)), dim=0).numpy().astype(np.float32),
+            global_feature=whole.volume[0].cpu().numpy().astype(np.float32),
             organ_features=(pooled * torch.from_numpy(present)[:, None]).numpy().astype(np.float32),
             organ_present=present,
-            slab_features=slabs.numpy().astype(np.float32),
+            slab_features=whole.slabs[0].cpu().numpy().astype(np.float32),
             slab_centres_mm=features.grid_geometry.map_indices_to_reference(middle).astype(np.float32),
             grid=features.grid_geometry,
             grid_features=unit.permute(1, 2, 3, 0).numpy().astype(np.float16),
@@ -379,19 +388,3 @@ def _like(mask: hd.Volume, volume: hd.Volume) -> hd.Volume:
     """A mask on the canonical axes back on the axes of `volume`."""
     back = mask.to_patient_orientation(volume.get_closest_patient_orientation())
     return volume.with_array(np.ascontiguousarray(back.array))
-
-
-class _Clock:
-    """Seconds per stage, and progress calls."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-
-    @contextmanager
-    def stage(self, name: str, share: float) -> Iterator[None]:
-        if self._progress is not None:
-            self._progress(name, share)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)

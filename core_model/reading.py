@@ -110,10 +110,10 @@ class StudyEncoding:
 
     Attributes
     ----------
-    global_feature: (E,) float32, unit length.
+    global_feature: (E,) float32, unit length; to compare with `Reader.embed_report`.
     organ_features: (36, E) float32, unit length; rows of absent organs are zero.
     organ_present: (36,) bool.
-    slab_features: (S, E) float32, unit length; one per axial slab of the canonical grid.
+    slab_features: (S, E) float32, unit length; one per axial slab (grid layer) of the canonical grid.
     slab_centres_mm: (S, 3) LPS position of the middle of each slab (body centre in plane).
     grid: Volume of (d, h, w) with E channels flattened away: `grid_features` on its geometry.
     grid_features: (d, h, w, E) float16, unit length; zero outside the body.
@@ -146,7 +146,8 @@ class Localization:
     position_lps_mm: best position.
     slice: the source slice nearest to it.
     slice_index: index of that slice along the volume's first axis.
-    score: cosine similarity of the best grid cell with the text, -1..1.
+    score: cosine similarity of the best grid cell with the text, -1..1; of the best slab where the
+        model has slab projectors.
     organ: reading organ at or nearest to the position.
     slab_scores: (S,) cosine similarity per slab, in slab order.
     """

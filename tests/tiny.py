@@ -68,11 +68,14 @@ def tiny_config() -> dict[str, Any]:
     }
 
 
-def tiny_model(seed: int = 0) -> SightlineModel:
-    """An untrained model in evaluation mode; the same seed gives the same weights."""
+def tiny_model(seed: int = 0, **config: Any) -> SightlineModel:
+    """An untrained model in evaluation mode; the same seed gives the same weights.
+
+    `config` replaces values of `tiny_config`.
+    """
     text, tokenizer = tiny_text()
     torch.manual_seed(seed)
-    model = SightlineModel(ModelConfig.from_dict({**tiny_config(), "text": text}), tokenizer)
+    model = SightlineModel(ModelConfig.from_dict({**tiny_config(), "text": text, **config}), tokenizer)
     with torch.no_grad():
         model.image.organ_head.weight.mul_(8)  # untrained logits hardly differ: let organs win by more
     model.train(False)

@@ -1,6 +1,7 @@
 """One training step's objective: batch in, named losses out.
 
-Puts the model and `training.losses` together; knows no optimiser and no files.
+Puts the model and the losses together; knows no optimiser and no files. Only what is asked for
+is computed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import torch.nn.functional as F
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
 from core_model.grounding import cell_logits, text_masks, top_logit
+from core_model.inference import BODY_HU
 from core_model.model import Encoded, EncodedText, SightlineModel
 from core_model.volume import window
+from training.contrastive import abnormality_text_loss, organ_sentences
 from training.losses import (
     finding_loss,
     localization_loss,
@@ -25,70 +28,185 @@ from training.losses import (
     sigmoid_alignment_loss,
 )
 from training.phantoms.tissues import IGNORE
-from training.prompts import texts_against, texts_for, texts_of_organ
+from training.report_memory import ReportMemory
 from training.samples import MIN_ORGAN_VOXELS, Sample
+from training.snippets import snippet_loss
+from training.text_bank import TextBank, draw
 
+LOSSES = frozenset(
+    {
+        "organs",
+        "coarse_organs",
+        "masks",
+        "findings",
+        "organ_text",
+        "abnormality_text",
+        "localization",
+        "snippets",
+        "report",
+    }
+)
 # Diffuse abnormalities have no lesion mask: their mask is the organ itself.
 DIFFUSE = ("hepatic_steatosis",)
 
 
 @dataclass(frozen=True)
-class TextBank:
-    """Sentence embeddings of every wording, computed once: the tower is frozen.
+class Plan:
+    """What of the objective is computed.
 
     Attributes
     ----------
-    present, absent: per abnormality (W, width); organ: per organ (W, width).
+    losses: names, of `LOSSES`.
+    n_texts: abnormalities whose masks and findings are judged; those present come first.
+    dictionary: the abnormality dictionary supplies extra texts for abnormality-text alignment.
+    correct: false-negative correction in all contrastive losses.
+
+    Raises
+    ------
+    ValueError: if there is no loss of a name.
     """
 
-    present: tuple[torch.Tensor, ...]
-    absent: tuple[torch.Tensor, ...]
-    organ: tuple[torch.Tensor, ...]
+    losses: frozenset[str] = LOSSES
+    n_texts: int = 6
+    dictionary: bool = True
+    correct: bool = True
 
-    @classmethod
-    def of(cls, model: SightlineModel) -> TextBank:
-        """Embed all wordings of the dictionary and the organ table."""
-        return cls(
-            present=tuple(model.text(texts_for(a)) for a in abnormalities()),
-            absent=tuple(model.text(texts_against(a)) for a in abnormalities()),
-            organ=tuple(model.text(texts_of_organ(o)) for o in organs()),
-        )
+    def __post_init__(self) -> None:
+        unknown = sorted(self.losses - LOSSES)
+        if unknown:
+            raise ValueError(f"loss {unknown[0]!r} is unknown; choose of {', '.join(sorted(LOSSES))}")
 
 
-def draw(bank: tuple[torch.Tensor, ...], rng: np.random.Generator) -> torch.Tensor:
-    """One wording of each: (N, width)."""
-    return torch.stack([wordings[int(rng.integers(len(wordings)))] for wordings in bank])
+@dataclass(frozen=True)
+class _Scene:
+    """What the losses of one batch share.
+
+    Attributes
+    ----------
+    grid: (B, E, d, h, w) float32.
+    shares: (B, O, d, h, w), see `organ_shares`; in_view: (B, O) bool.
+    present, absent: one wording per abnormality; names: one per organ.
+    """
+
+    model: SightlineModel
+    bank: TextBank
+    batch: Sample
+    rng: np.random.Generator
+    plan: Plan
+    encoded: Encoded
+    grid: torch.Tensor
+    shares: torch.Tensor
+    in_view: torch.Tensor
+    present: EncodedText
+    absent: EncodedText
+    names: EncodedText
+
+    def wants(self, *names: str) -> bool:
+        return not self.plan.losses.isdisjoint(names)
 
 
 def objective(
-    model: SightlineModel, bank: TextBank, batch: Sample, rng: np.random.Generator, n_texts: int
+    model: SightlineModel,
+    bank: TextBank,
+    batch: Sample,
+    rng: np.random.Generator,
+    plan: Plan,
+    *,
+    memory: ReportMemory | None = None,
 ) -> dict[str, torch.Tensor]:
-    """All losses of one batch by name; see `training.losses` for each.
+    """The planned losses of one batch by name; organ masks only where the encoder is trained.
 
     Parameters
     ----------
-    n_texts: abnormalities whose masks and findings are judged; those present come first.
+    memory: of earlier scans, for report-volume alignment; it remembers this batch too.
     """
-    encoded = model.encode_image(window(batch.hu).contiguous(memory_format=torch.channels_last_3d))
-    chosen = _choose(batch.findings, n_texts, rng)
-    present = model.project_text(draw(bank.present, rng))
-    absent = model.project_text(draw(bank.absent, rng))
-    names = model.project_text(draw(bank.organ, rng))
-    shares = organ_shares(batch.organs)  # (B, O, d, h, w)
-    in_view = shares.flatten(2).sum(-1) * 8 >= MIN_ORGAN_VOXELS  # (B, O)
-    pooled = model.organ_pooling(encoded.grid.float(), shares)  # (B, O, E)
-    losses = {"organ_text": organ_text_loss(pooled, names.embedding, in_view, model.organ_scale)}
+    x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
+    encoded = model.encode_image(x, lesions=not plan.losses.isdisjoint({"masks", "findings"}))
+    chosen = _choose(batch.findings, plan.n_texts, rng)
+    shares = organ_shares(batch.organs)
+    scene = _Scene(
+        model=model,
+        bank=bank,
+        batch=batch,
+        rng=rng,
+        plan=plan,
+        encoded=encoded,
+        grid=encoded.grid.float(),
+        shares=shares,
+        in_view=shares.flatten(2).sum(-1) * 8 >= MIN_ORGAN_VOXELS,
+        present=model.project_text(draw(bank.present, rng)),
+        absent=model.project_text(draw(bank.absent, rng)),
+        names=model.project_text(draw(bank.organ, rng)),
+    )
+    losses: dict[str, torch.Tensor] = {}
     if encoded.organ_logits.requires_grad:  # not with a frozen encoder
-        losses["organs"] = organ_loss(encoded.organ_logits, batch.organs)
-        losses["coarse_organs"] = _coarse_organs(encoded, batch.organs)
-    losses |= _abnormality_losses(
-        model, encoded, batch, chosen, shares=shares, pooled=pooled, present=present, absent=absent
-    )
-    losses["localization"] = _localization(
-        model, encoded, batch, rng, shares=shares, in_view=in_view, present=present, names=names
-    )
-    losses["report"] = _report(model, encoded, batch, present, absent)
+        losses |= _organ_losses(scene)
+    if scene.wants("organ_text", "abnormality_text", "masks", "findings"):
+        losses |= _grounded_losses(scene, chosen)
+    if scene.wants("localization"):
+        losses["localization"] = _localization(scene)
+    if scene.wants("snippets", "report"):
+        losses |= _summary_losses(scene, memory)
     return losses
+
+
+def _organ_losses(scene: _Scene) -> dict[str, torch.Tensor]:
+    losses = {}
+    if scene.wants("organs"):
+        losses["organs"] = organ_loss(scene.encoded.organ_logits, scene.batch.organs)
+    if scene.wants("coarse_organs"):
+        losses["coarse_organs"] = _coarse_organs(scene.encoded, scene.batch.organs)
+    return losses
+
+
+def _grounded_losses(scene: _Scene, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+    """CT-GLIP's two alignments, text-conditioned masks and prompt supervision."""
+    model, batch, present = scene.model, scene.batch, scene.present
+    pooled = model.organ_pooling(scene.grid, scene.shares)  # (B, O, E)
+    losses = {}
+    if scene.wants("organ_text"):
+        losses["organ_text"] = organ_text_loss(
+            pooled, scene.names.embedding, scene.in_view, model.organ_scale
+        )
+    if scene.wants("abnormality_text"):
+        sentences = organ_sentences(model, scene.bank, batch.findings, scene.in_view, scene.rng)
+        extra = present.embedding if scene.plan.dictionary else present.embedding[:0]
+        losses["abnormality_text"] = abnormality_text_loss(
+            model, sentences, pooled, batch.findings, extra, correct=scene.plan.correct
+        )
+    if scene.wants("masks", "findings"):
+        target, region = mask_targets(batch, scene.shares, chosen)
+        logits = text_masks(scene.encoded.dense, present.mask_weight[chosen], present.mask_bias[chosen])
+        if scene.wants("masks"):
+            losses["masks"] = mask_loss(logits, target, region)
+        if scene.wants("findings"):
+            evidence = top_logit(logits.float().sigmoid(), region)
+            label = {o.name: o.label for o in organs()}
+            organ_of = torch.tensor([label[abnormalities()[i].organ] - 1 for i in chosen.tolist()])
+            scores = model.finding_logits(
+                pooled[:, organ_of], present.embedding[chosen], scene.absent.embedding[chosen], evidence
+            )
+            losses["findings"] = finding_loss(scores, batch.findings[:, chosen])
+    return losses
+
+
+def _summary_losses(scene: _Scene, memory: ReportMemory | None) -> dict[str, torch.Tensor]:
+    """RadFinder's alignments: slabs with snippets, the volume with its report."""
+    model, losses = scene.model, {}
+    whole = model.summarise(scene.grid, body_cells(scene.batch))
+    if scene.wants("snippets"):
+        losses["snippets"] = _snippets(model, whole.slabs, scene.batch)
+    if scene.wants("report"):
+        # Without projectors of its own a volume is the plain mean, as the first checkpoints have it.
+        volume = whole.volume if model.separate else F.normalize(scene.grid.mean((2, 3, 4)), dim=-1)
+        losses["report"] = _report(scene, volume, memory)
+    return losses
+
+
+def body_cells(batch: Sample) -> torch.Tensor:
+    """(B, d, h, w) bool: half-resolution cells that show something denser than air, or an organ."""
+    body = (batch.hu[:, 0] > BODY_HU) | (batch.organs > 0)  # (B, D, H, W)
+    return F.max_pool3d(body.float(), 2) > 0
 
 
 def _coarse_organs(encoded: Encoded, target: torch.Tensor) -> torch.Tensor:
@@ -146,43 +264,10 @@ def mask_targets(
     return target, region | target
 
 
-def _abnormality_losses(
-    model: SightlineModel,
-    encoded: Encoded,
-    batch: Sample,
-    chosen: torch.Tensor,
-    *,
-    shares: torch.Tensor,
-    pooled: torch.Tensor,
-    present: EncodedText,
-    absent: EncodedText,
-) -> dict[str, torch.Tensor]:
-    target, region = mask_targets(batch, shares, chosen)
-    logits = text_masks(encoded.dense, present.mask_weight[chosen], present.mask_bias[chosen])
-    label = {o.name: o.label for o in organs()}
-    organ_of = torch.tensor([label[abnormalities()[i].organ] - 1 for i in chosen.tolist()])
-    evidence = top_logit(logits.float().sigmoid(), region)
-    scores = model.finding_logits(
-        pooled[:, organ_of], present.embedding[chosen], absent.embedding[chosen], evidence
-    )
-    return {
-        "masks": mask_loss(logits, target, region),
-        "findings": finding_loss(scores, batch.findings[:, chosen]),
-    }
-
-
-def _localization(
-    model: SightlineModel,
-    encoded: Encoded,
-    batch: Sample,
-    rng: np.random.Generator,
-    *,
-    shares: torch.Tensor,
-    in_view: torch.Tensor,
-    present: EncodedText,
-    names: EncodedText,
-) -> torch.Tensor:
+def _localization(scene: _Scene) -> torch.Tensor:
     """Every positive sentence, and three organ names per scan, against the scan's own cells."""
+    model, encoded, batch, rng = scene.model, scene.encoded, scene.batch, scene.rng
+    shares, in_view, present, names = scene.shares, scene.in_view, scene.present, scene.names
     rows, masses = [], []
     for b in range(len(batch.hu)):
         texts, mass = [], []
@@ -203,12 +288,38 @@ def _localization(
     return localization_loss(torch.cat(rows), torch.cat(masses))
 
 
-def _report(
-    model: SightlineModel, encoded: Encoded, batch: Sample, present: EncodedText, absent: EncodedText
-) -> torch.Tensor:
+def _snippets(model: SightlineModel, slabs: torch.Tensor, batch: Sample) -> torch.Tensor:
+    """Every report sentence of a scan against the scan's own slabs."""
+    pairs = [(b, s) for b, own in enumerate(batch.snippets) for s in own]
+    if not pairs:
+        return slabs.sum() * 0
+    spacing = model.config.spacing_mm
+    text = model.encode_text([s.text for _, s in pairs]).embedding  # (N, E)
+    sample = torch.tensor([b for b, _ in pairs], device=slabs.device)
+    position = torch.tensor([(s.slice_index + 0.5) * spacing for _, s in pairs], device=slabs.device)
+    return snippet_loss(slabs, text, sample, position, 2 * spacing)
+
+
+def _report(scene: _Scene, volume: torch.Tensor, memory: ReportMemory | None) -> torch.Tensor:
     """SigLIP between the volume and the mean of its report's sentences."""
-    volume = F.normalize(encoded.grid.float().mean((2, 3, 4)), dim=-1)  # (B, E)
-    truth = batch.findings[..., None]  # (B, A, 1)
-    sentences = torch.where(truth == 1, present.embedding, absent.embedding) * (truth >= 0)
+    model, findings = scene.model, scene.batch.findings
+    truth = findings[..., None]  # (B, A, 1)
+    sentences = torch.where(truth == 1, scene.present.report, scene.absent.report) * (truth >= 0)
     report = F.normalize(sentences.sum(1) + 1e-6, dim=-1)  # (B, E)
-    return sigmoid_alignment_loss(volume, report, model.global_scale, model.global_bias)
+    scale, bias = model.global_scale, model.global_bias
+    if memory is None:
+        return sigmoid_alignment_loss(volume, report, scale, bias)
+    return memory.loss(volume, report, findings, scale, bias, correct=scene.plan.correct)
+
+
+__all__ = [
+    "DIFFUSE",
+    "LOSSES",
+    "Plan",
+    "TextBank",
+    "body_cells",
+    "draw",
+    "mask_targets",
+    "objective",
+    "organ_shares",
+]

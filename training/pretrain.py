@@ -1,7 +1,8 @@
 """Grounded pretraining on phantoms: ``python -m training.pretrain --out runs/first``.
 
 The loop only: data is `training.samples`, the objective is `training.objective`. Saves a
-resumable state and a checkpoint (moving average of the weights) every few minutes.
+resumable state and a checkpoint (moving average of the weights) every few minutes; a run that was
+interrupted and continued ends with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -9,12 +10,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import os
 import time
-import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,50 +23,28 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from core_model.checkpoint import save_checkpoint
 from core_model.inference import supports_bf16
 from core_model.model import ModelConfig, SightlineModel
 from training.lesion_boxes import BoxMemory, encode_boxes, lesion_objective
-from training.objective import TextBank, objective
+from training.logbook import LogBook, has_tensorboard
+from training.objective import objective
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
 from training.phantoms.procedural import procedural_anatomy
 from training.phantoms.tissues import Anatomy
+from training.report_memory import ReportMemory
 from training.samples import AnatomySource, PhantomCrops, Sample, collate
+from training.settings import Settings, learning_rate
+from training.text_bank import TextBank
 from training.text_tower import load_public_encoder
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "pretrain.toml"
 SAVE_EVERY_S = 120.0
+LOG_EVERY = 20  # steps
 # What a later stage keeps of the stages before it, in its card.
 STAGE_KEYS = ("steps", "batch", "hours", "hardware", "losses", "settings")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The content of a training config (see ``training/configs/pretrain.toml``)."""
-
-    name: str
-    version: str
-    model: dict[str, Any]
-    data: dict[str, Any]
-    optimiser: dict[str, Any]
-    loss: dict[str, float]
-    lesion_boxes: dict[str, int] | None = None
-
-    @classmethod
-    def from_file(cls, path: Path) -> Settings:
-        """Read a TOML file.
-
-        Raises
-        ------
-        ValueError: if a section is unknown or missing; the message names it.
-        """
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        wrong = (set(values) ^ set(cls.__dataclass_fields__)) - {"lesion_boxes"}
-        if wrong:
-            raise ValueError(f"config {path}: section {sorted(wrong)[0]!r} is unknown or missing")
-        return cls(**values)
 
 
 def _sample_label_map(anatomy: LabelMapAnatomy, height_mm: float, rng: np.random.Generator) -> Anatomy:
@@ -94,24 +71,18 @@ def new_model(settings: Settings) -> SightlineModel:
     """An untrained model around the pretrained text tower."""
     torch.manual_seed(settings.data["seed"])
     text_config, tokenizer, state = load_public_encoder()
-    config = ModelConfig.from_dict({**settings.model, "text": text_config})
+    config = ModelConfig.from_dict({**settings.model_config(), "text": text_config})
     model = SightlineModel(config, tokenizer)
     model.text.bert.load_state_dict(state)
     model.channels_last()
     return model
 
 
-def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine to a hundredth of the peak."""
-    o = settings.optimiser
-    if step < o["warmup_steps"]:
-        return float(o["learning_rate"] * (step + 1) / o["warmup_steps"])
-    progress = (step - o["warmup_steps"]) / max(1, o["steps"] - o["warmup_steps"])
-    return float(o["learning_rate"] * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))))
-
-
 class Run:
-    """One training run: model, moving average, optimiser, log; saved and resumed as a whole."""
+    """One training run: model, moving average, optimiser, memory, log; saved and resumed as a whole.
+
+    Other kinds of training (`training.finetune`) say what differs: the model, data and losses.
+    """
 
     def __init__(
         self,
@@ -124,7 +95,7 @@ class Run:
         self.settings, self.out, self.label_maps = settings, out, list(label_maps)
         self.earlier: list[dict[str, Any]] = []
         self.device = torch.device(device)
-        self.model = new_model(settings)
+        self.model = self.start_model()
         if init is not None:
             self._start_from(init)
         self.model.freeze(settings.optimiser.get("freeze", ()))
@@ -136,6 +107,59 @@ class Run:
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
+        self.running: dict[str, float] = {}
+        kept = settings.optimiser.get("report_memory", 0)
+        self.memory = ReportMemory(kept) if kept else None
+        self.plan = settings.plan()
+
+    def start_model(self) -> SightlineModel:
+        """The model before the first step, on the CPU."""
+        return new_model(self.settings)
+
+    def refill(self) -> int:
+        """Steps before `self.step` whose batches are read again, because their boxes are not saved."""
+        s = self.settings
+        if s.lesion_boxes is None:
+            return 0
+        per_step = s.lesion_boxes["count"] * int(s.optimiser["batch"])
+        return min(self.step, -(-self.boxes.size // per_step))
+
+    def data(self) -> IterableDataset[Sample]:
+        """The samples from step `self.step` on, after those that fill the memory of boxes again."""
+        s = self.settings
+        return PhantomCrops(
+            anatomy_sources(s, self.label_maps),
+            self.model.config.window,
+            self.model.config.spacing_mm,
+            seed=s.data["seed"],
+            start=self.step - self.refill(),
+            batch=int(s.optimiser["batch"]),
+            crops=s.data["crops"],
+        )
+
+    def precision(self) -> torch.autocast:
+        """bfloat16 where it is fast: without hardware for it a step takes minutes."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=supports_bf16(self.device))
+
+    def read(self, batch: Sample, rng: np.random.Generator) -> None:
+        """What is done once with a batch before its updates: boxes of it into the memory."""
+        boxes = self.settings.lesion_boxes
+        if boxes is not None:
+            with self.precision():
+                self.boxes.add(encode_boxes(self.model, batch, rng, boxes["count"], boxes["side"]))
+
+    def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """The losses of one update by name."""
+        boxes, found = self.settings.lesion_boxes, {}
+        if boxes is not None:
+            found = lesion_objective(self.model, bank, self.boxes.draw(rng, boxes["count"]), rng)
+        if self.plan.losses:
+            found |= objective(self.model, bank, batch, rng, self.plan, memory=self.memory)
+        return found
+
+    def rng(self, step: int) -> np.random.Generator:
+        """The generator of a step."""
+        return np.random.default_rng([self.settings.data["seed"], 99, step])
 
     def _start_from(self, checkpoint: Path) -> None:
         """Take the parts of an earlier checkpoint, each whole; one that does not fit stays new."""
@@ -164,6 +188,9 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = state["history"]
+        self.running = state.get("running", {})
+        if self.memory is not None:
+            self.memory.load_state_dict(state.get("memory", {}))
         return True
 
     def save(self) -> None:
@@ -176,6 +203,8 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
+            "running": self.running,
+            "memory": self.memory.state_dict() if self.memory is not None else {},
         }
         part = self.state_file.with_suffix(".part")
         torch.save(state, part)
@@ -202,79 +231,67 @@ class Run:
             "losses": self.history[-1] if self.history else {},
             "earlier_stages": self.earlier,
             "text_encoder": "sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), ASCII vocabulary, frozen",
-            "settings": {"data": s.data, "optimiser": s.optimiser, "loss": s.loss},
+            "settings": {"data": s.data, "optimiser": s.optimiser, "loss": s.loss, "switches": s.switches},
         }
 
-    def train(self, progress: Progress) -> None:
-        """Train to the configured number of steps."""
+    def train(self, progress: Progress, stop_at: int | None = None) -> None:
+        """Train to the configured number of steps.
+
+        Parameters
+        ----------
+        stop_at: save and return after this step, as an interruption would; nothing else differs.
+        """
         s = self.settings
-        batch_size = int(s.optimiser["batch"])
+        end = min(s.optimiser["steps"], s.optimiser["steps"] if stop_at is None else stop_at)
         bank = TextBank.of(self.model)
-        stream = PhantomCrops(
-            anatomy_sources(s, self.label_maps),
-            self.model.config.window,
-            self.model.config.spacing_mm,
-            seed=s.data["seed"],
-            # Phantoms already seen before an interruption are not painted again.
-            start=self.step * batch_size // int(s.data["crops"]),
-            crops=s.data["crops"],
-        )
         loader = DataLoader(
-            stream,
-            batch_size=batch_size,
+            self.data(),
+            batch_size=int(s.optimiser["batch"]),
             num_workers=s.data["workers"],
             collate_fn=collate,
             prefetch_factor=4 if s.data["workers"] else None,
         )
         task = progress.add_task("training", total=s.optimiser["steps"], completed=self.step, note="")
-        running: dict[str, float] = {}
         last = last_save = time.monotonic()
         self.model.train()
-        for batch in loader:
-            if self.step >= s.optimiser["steps"]:
-                break
-            rng = np.random.default_rng([s.data["seed"], 99, self.step])
-            losses = self._update(bank, batch, rng)
-            now = time.monotonic()
-            self.seconds += now - last
-            last = now
-            self.step += 1
-            for key, value in losses.items():
-                running[key] = 0.97 * running.get(key, value) + 0.03 * value
-            note = " ".join(f"{k} {v:.3f}" for k, v in running.items())
-            progress.update(task, completed=self.step, note=note)
-            if self.step % 20 == 0:
-                self.history.append({"step": float(self.step), **running})
-                with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
-                    log.write(json.dumps({**self.history[-1], "seconds": self.seconds}) + "\n")
-            if now - last_save > SAVE_EVERY_S:
-                self.save()
-                last_save = time.monotonic()
+        with LogBook(self.out, self.step) as log:
+            batches = iter(loader)
+            for step in range(self.step - self.refill(), self.step):
+                self.read(next(batches).to(self.device), self.rng(step))
+            while self.step < end:
+                losses = self._update(bank, next(batches), self.rng(self.step))
+                now = time.monotonic()
+                self.seconds += now - last
+                last = now
+                self.step += 1
+                for key, value in losses.items():
+                    self.running[key] = 0.97 * self.running.get(key, value) + 0.03 * value
+                note = " ".join(f"{k} {v:.3f}" for k, v in self.running.items())
+                progress.update(task, completed=self.step, note=note)
+                if self.step % LOG_EVERY == 0:
+                    self.history.append({"step": float(self.step), **self.running})
+                    rate = learning_rate(self.step, s)
+                    log.write(self.step, self.running, seconds=self.seconds, learning_rate=rate)
+                if now - last_save > SAVE_EVERY_S:
+                    self.save()
+                    last_save = time.monotonic()
         self.save()
 
     def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
-        """What one batch teaches: one update, in the lesion stage several."""
-        plan = self.settings.lesion_boxes
+        """What one batch teaches: one update, in the lesion stage as many as the config says."""
         batch = batch.to(self.device)
-        if plan is None:
-            texts = self.settings.optimiser["texts_per_step"]
-            return self._descend(lambda: objective(self.model, bank, batch, rng, texts))
-        self.boxes.add(encode_boxes(self.model, batch, rng, plan["count"], plan["side"]))
-        found: dict[str, float] = {}
-        for _ in range(plan["updates"]):
-            boxes = self.boxes.draw(rng, plan["count"])
-            found = self._descend(partial(lesion_objective, self.model, bank, boxes, rng))
-        return found
+        self.read(batch, rng)
+        updates = (self.settings.lesion_boxes or {}).get("updates", 1)
+        return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
 
-    def _descend(self, losses_of: Callable[[], dict[str, torch.Tensor]]) -> dict[str, float]:
+    def _descend(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
         s = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, s)
-        # Without hardware for it bfloat16 is emulated, and a step takes minutes.
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=supports_bf16(self.device)):
-            losses = losses_of()
+        with self.precision():
+            losses = self.losses(bank, batch, rng)
         total = sum(
-            (losses[name] * weight for name, weight in s.loss.items() if name in losses),
+            (losses[name] * weight for name, weight in s.weights().items() if name in losses),
             torch.zeros((), device=self.device),
         )
         self.optimiser.zero_grad(set_to_none=True)
@@ -289,12 +306,23 @@ class Run:
         return {name: float(value.detach()) for name, value in losses.items()}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+def run_command(
+    arguments: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str,
+    change: Callable[[Settings], Settings] | None = None,
+) -> None:
+    """The command line of a run from a config.
+
+    Parameters
+    ----------
+    change: what makes another run of the config's; such a run starts from scratch.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m training.pretrain",
-        description="Pretrain the model on phantoms. Interrupt it at will: the same command goes on.",
-        epilog="example: python -m training.pretrain --out runs/first --label-maps path/to/label_maps",
+        prog=prog,
+        description=f"{description} Interrupt it at will: the same command goes on.",
+        epilog=f"example: {prog} --out runs/first --label-maps path/to/label_maps",
     )
     parser.add_argument(
         "--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: %(default)s)"
@@ -308,15 +336,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="folder of TotalSegmentator v2 label maps (*.nii.gz); may be repeated",
     )
-    parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from an earlier stage")
+    if change is None:
+        parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from an earlier stage")
     parser.add_argument("--steps", type=int, help="train for so many steps instead of the config's")
+    parser.add_argument("--seed", type=int, help="of weights and data, instead of the config's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
-    settings = Settings.from_file(args.config)
+    try:
+        settings = Settings.from_file(args.config)
+        settings = settings if change is None else change(settings)
+    except ValueError as error:
+        parser.error(str(error))
     if args.steps is not None:
-        settings.optimiser["steps"] = args.steps
+        settings = replace(settings, optimiser={**settings.optimiser, "steps": args.steps})
+    if args.seed is not None:
+        settings = replace(settings, data={**settings.data, "seed": args.seed})
     args.out.mkdir(parents=True, exist_ok=True)
-    run = Run(settings, args.out, args.label_maps, args.device, args.init)
+    follow(Run(settings, args.out, args.label_maps, args.device, getattr(args, "init", None)))
+
+
+def follow(run: Run) -> None:
+    """Resume and train a run with a progress bar on the terminal."""
     resumed = run.resume()
     columns = (
         TextColumn("{task.description}"),
@@ -326,10 +366,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns) as progress:
-        progress.console.print(
-            f"{'resumed at step ' + str(run.step) if resumed else 'new run'} in {args.out}"
-        )
+        console = progress.console
+        console.print(f"{'resumed at step ' + str(run.step) if resumed else 'new run'} in {run.out}")
+        if not has_tensorboard():
+            console.print("no TensorBoard logs: the package tensorboard (extra 'train') is not installed")
         run.train(progress)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    run_command(arguments, prog="python -m training.pretrain", description="Pretrain the model on phantoms.")
+
+
+__all__ = ["DEFAULT_CONFIG", "Run", "Settings", "anatomy_sources", "follow", "learning_rate", "run_command"]
 
 
 if __name__ == "__main__":

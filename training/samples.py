@@ -1,14 +1,16 @@
 """Training samples: crops of phantoms, deformed, resampled to the model's grid, with truth.
 
 Not a phantom generator (`training.phantoms`) and not a batch loop. One painted phantom gives
-several crops, because painting costs more than deforming.
+several crops, because painting costs more than deforming. Which crop comes when, and what is in
+it, follows from the seed and its number alone, so that an interrupted run goes on with the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,8 +21,10 @@ from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
 from training.phantoms.fields import gaussian_blur, smooth_noise, uniform
 from training.phantoms.lesions import plant
+from training.phantoms.reports import Snippet, write_report
 from training.phantoms.scanner import scan
 from training.phantoms.tissues import IGNORE, Anatomy, Phantom
+from training.snippets import CropSnippet, snippets_in
 
 MIN_ORGAN_VOXELS = 30  # fewer than this in a crop and the organ counts as not in view
 MIN_LESION_VOXELS = 3
@@ -38,16 +42,20 @@ class Sample:
     organs: (D, H, W) uint8 reading organ labels, `IGNORE` where unknown.
     lesions: (D, H, W) uint8, 1 + index of the abnormality in the dictionary, 0 where none.
     findings: (A,) float32: 1 present, 0 absent, -1 unknown (organ not in view, or a mere rim).
+    snippets: report sentences with their slice, of each scan of a batch (a single crop is a
+        batch of one here); empty where there is no report.
     """
 
     hu: torch.Tensor
     organs: torch.Tensor
     lesions: torch.Tensor
     findings: torch.Tensor
+    snippets: tuple[tuple[CropSnippet, ...], ...] = ()
 
     def to(self, device: torch.device) -> Sample:
         """The same on another device."""
-        return Sample(
+        return replace(
+            self,
             hu=self.hu.to(device),
             organs=self.organs.to(device),
             lesions=self.lesions.to(device),
@@ -61,17 +69,24 @@ def make_phantom(source: AnatomySource, rng: np.random.Generator) -> Phantom:
     return scan(plant(anatomy, rng), anatomy.spacing_mm, rng)
 
 
-def crop(phantom: Phantom, rng: np.random.Generator, window: Sequence[int], spacing_mm: float) -> Sample:
+def crop(
+    phantom: Phantom,
+    rng: np.random.Generator,
+    window: Sequence[int],
+    spacing_mm: float,
+    snippets: Sequence[Snippet] = (),
+) -> Sample:
     """A randomly deformed crop of a phantom on the model's grid.
 
     Parameters
     ----------
     window: (D, H, W) voxels at `spacing_mm`.
+    snippets: of the phantom's report.
     """
     shape = tuple(phantom.hu.shape)
     ratio = spacing_mm / phantom.spacing_mm[0]
     centre = _centre(phantom, rng, [n * ratio for n in window])
-    points = _deformed_grid(rng, window, spacing_mm) * ratio + torch.tensor(centre)  # (D, H, W, 3)
+    points = deformed_grid(rng, window, spacing_mm) * ratio + torch.tensor(centre)  # (D, H, W, 3)
     size = torch.tensor(shape, dtype=torch.float32)
     normalised = ((points + 0.5) / size * 2 - 1).flip(-1)[None]
 
@@ -91,7 +106,11 @@ def crop(phantom: Phantom, rng: np.random.Generator, window: Sequence[int], spac
     index[0] = 0
     lesions = index[values]
     return Sample(
-        hu=hu[None], organs=organ_labels, lesions=lesions, findings=_findings(phantom, organ_labels, lesions)
+        hu=hu[None],
+        organs=organ_labels,
+        lesions=lesions,
+        findings=_findings(phantom, organ_labels, lesions),
+        snippets=(snippets_in(snippets, values, MIN_LESION_VOXELS),),
     )
 
 
@@ -113,7 +132,7 @@ def _centre(phantom: Phantom, rng: np.random.Generator, extent: Sequence[float])
     return [z, y + uniform(rng, -0.2, 0.2) * extent[1], x + uniform(rng, -0.12, 0.12) * extent[2]]
 
 
-def _deformed_grid(rng: np.random.Generator, window: Sequence[int], spacing_mm: float) -> torch.Tensor:
+def deformed_grid(rng: np.random.Generator, window: Sequence[int], spacing_mm: float) -> torch.Tensor:
     """(D, H, W, 3) offsets from the crop's middle, in model voxels: affine and elastic."""
     angles = rng.uniform(-0.17, 0.17, 3) * np.array([1.2, 1.0, 1.0])
     scale = rng.uniform(0.85, 1.2, 3) * uniform(rng, 0.88, 1.15)
@@ -170,15 +189,54 @@ def _findings(phantom: Phantom, organ_labels: torch.Tensor, lesions: torch.Tenso
     return torch.tensor(truth)
 
 
+@dataclass(frozen=True)
+class Ticket:
+    """One crop to make: crop number `crop` of phantom number `phantom`."""
+
+    phantom: int
+    crop: int
+
+
+def schedule(seed: int, stream: int, streams: int, crops: int, pool: int) -> Iterator[Ticket]:
+    """The endless order of crops of one stream, without making any.
+
+    Consecutive crops come from different phantoms: at most `pool` are open at a time, each gives
+    `crops` crops.
+
+    Parameters
+    ----------
+    stream, streams: phantoms `stream`, `stream` + `streams`, ... belong to this one.
+    """
+    order = np.random.default_rng([seed, 7, stream])
+    fresh = stream
+    open_phantoms: list[Ticket] = []
+    while True:
+        while len(open_phantoms) < pool:
+            open_phantoms.append(Ticket(fresh, 0))
+            fresh += streams
+            if len(open_phantoms) > 1:
+                break  # one new phantom for one crop: painting is spread over time
+        i = int(order.integers(len(open_phantoms)))
+        ticket = open_phantoms.pop(i)
+        if ticket.crop + 1 < crops:
+            open_phantoms.insert(i, Ticket(ticket.phantom, ticket.crop + 1))
+        yield ticket
+
+
 class PhantomCrops(IterableDataset[Sample]):
-    """An endless stream of crops; phantom n is always the same one for a given seed.
+    """An endless stream of crops, in which nothing depends on where it was entered.
+
+    A phantom follows from (seed, its number), a crop from (seed, phantom, its number), their
+    order from `schedule`: to go on after an interruption only the phantoms that were open then
+    are painted again.
 
     Parameters
     ----------
     sources: anatomy sources with their share of the phantoms.
     window, spacing_mm: the model's.
     seed: of the stream; the reader's benchmark seeds are others (`training.evaluate`).
-    start: index of the first phantom, to go on where a run was interrupted.
+    start: batches that were taken before, to go on where a run was interrupted.
+    batch: crops per batch, as the loader takes them.
     crops: crops per phantom.
     pool: phantoms held at a time; consecutive crops come from different ones.
     """
@@ -191,6 +249,7 @@ class PhantomCrops(IterableDataset[Sample]):
         *,
         seed: int,
         start: int = 0,
+        batch: int = 1,
         crops: int = 8,
         pool: int = 5,
     ) -> None:
@@ -198,28 +257,32 @@ class PhantomCrops(IterableDataset[Sample]):
         weights = np.array([w for _, w in sources], dtype=np.float64)
         self.weights = weights / weights.sum()
         self.window, self.spacing_mm = tuple(window), spacing_mm
-        self.seed, self.start, self.crops, self.pool = seed, start, crops, pool
+        self.seed, self.start, self.batch, self.crops, self.pool = seed, start, batch, crops, pool
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        torch.set_num_threads(1)
-        index = self.start + worker
-        pool: list[tuple[Phantom, np.random.Generator, int]] = []
-        order = np.random.default_rng([self.seed, 7, index])
-        while True:
-            while len(pool) < self.pool:
-                rng = np.random.default_rng([self.seed, index])
-                source = self.sources[int(rng.choice(len(self.sources), p=self.weights))]
-                pool.append((make_phantom(source, rng), rng, self.crops))
-                index += workers
-                if len(pool) > 1:
-                    break  # give what is there before painting the next one
-            i = int(order.integers(len(pool)))
-            phantom, rng, left = pool.pop(i)
-            if left > 1:
-                pool.insert(i, (phantom, rng, left - 1))
-            yield crop(phantom, rng, self.window, self.spacing_mm)
+        if info:
+            torch.set_num_threads(1)
+        # The loader takes batches from its workers in turn, and always begins with the first.
+        stream = (self.start + worker) % workers
+        taken = (self.start + worker) // workers * self.batch
+        tickets = schedule(self.seed, stream, workers, self.crops, self.pool)
+        painted: dict[int, tuple[Phantom, tuple[Snippet, ...]]] = {}
+        for ticket in islice(tickets, taken, None):
+            if ticket.phantom not in painted:
+                painted[ticket.phantom] = self._paint(ticket.phantom)
+            phantom, snippets = painted[ticket.phantom]
+            if ticket.crop + 1 == self.crops:
+                del painted[ticket.phantom]
+            rng = np.random.default_rng([self.seed, ticket.phantom, 1 + ticket.crop])
+            yield crop(phantom, rng, self.window, self.spacing_mm, snippets)
+
+    def _paint(self, index: int) -> tuple[Phantom, tuple[Snippet, ...]]:
+        rng = np.random.default_rng([self.seed, index])
+        source = self.sources[int(rng.choice(len(self.sources), p=self.weights))]
+        phantom = make_phantom(source, rng)
+        return phantom, write_report(phantom, rng).snippets
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
@@ -229,7 +292,19 @@ def collate(samples: Sequence[Sample]) -> Sample:
         organs=torch.stack([s.organs for s in samples]),
         lesions=torch.stack([s.lesions for s in samples]),
         findings=torch.stack([s.findings for s in samples]),
+        snippets=tuple(one for s in samples for one in s.snippets),
     )
 
 
-__all__ = ["IGNORE", "AnatomySource", "PhantomCrops", "Sample", "collate", "crop", "make_phantom"]
+__all__ = [
+    "IGNORE",
+    "AnatomySource",
+    "PhantomCrops",
+    "Sample",
+    "Ticket",
+    "collate",
+    "crop",
+    "deformed_grid",
+    "make_phantom",
+    "schedule",
+]

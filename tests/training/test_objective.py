@@ -14,28 +14,29 @@ from core_model.anatomy import organ, organs
 from core_model.model import SightlineModel
 from tests.tiny import tiny_model
 from tests.training.small_anatomy import small_anatomy
-from training.objective import TextBank, objective, organ_shares
+from training.objective import LOSSES, Plan, TextBank, objective, organ_shares
 from training.phantoms.tissues import IGNORE
-from training.pretrain import DEFAULT_CONFIG, Settings
 from training.prompts import texts_against, texts_for, texts_of_organ
 from training.samples import PhantomCrops, Sample, collate
 
 
 @pytest.fixture(scope="module")
 def batch() -> Sample:
-    crops = PhantomCrops([(small_anatomy, 1.0)], (16, 32, 32), 8.0, seed=4, crops=2)
+    crops = PhantomCrops([(small_anatomy, 1.0)], (16, 32, 32), 6.0, seed=4, crops=2)
     return collate(list(islice(crops, 2)))
 
 
 @pytest.fixture
 def model() -> SightlineModel:
-    return tiny_model()
+    return tiny_model(spacing_mm=6.0, projectors="separate")
 
 
-def test_losses_are_finite_and_train_every_part(model: SightlineModel, batch: Sample) -> None:
-    losses = objective(model, TextBank.of(model), batch, np.random.default_rng(0), n_texts=6)
-    # A loss without a weight would be computed for nothing, a weight without a loss would fail.
-    assert set(losses) == set(Settings.from_file(DEFAULT_CONFIG).loss)
+@pytest.mark.parametrize("pooling", ["mean", "attention", "both"])
+@pytest.mark.parametrize("projectors", ["shared", "separate"])
+def test_losses_are_finite_and_train_every_part(pooling: str, projectors: str, batch: Sample) -> None:
+    model = tiny_model(spacing_mm=6.0, pooling=pooling, projectors=projectors)
+    losses = objective(model, TextBank.of(model), batch, np.random.default_rng(0), Plan())
+    assert set(losses) == LOSSES
     assert all(bool(v.isfinite()) and v.ndim == 0 for v in losses.values())
     total = torch.stack(list(losses.values())).sum()
     total.backward()  # type: ignore[no-untyped-call]
@@ -45,10 +46,36 @@ def test_losses_are_finite_and_train_every_part(model: SightlineModel, batch: Sa
     assert all(p.grad is None for p in model.text.parameters())
 
 
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_each_loss_can_be_had_alone(name: str, model: SightlineModel, batch: Sample) -> None:
+    losses = objective(
+        model, TextBank.of(model), batch, np.random.default_rng(0), Plan(losses=frozenset({name}))
+    )
+    assert set(losses) == {name}
+    losses[name].backward()  # type: ignore[no-untyped-call]
+    assert model.image.stem.weight.grad is not None
+
+
+def test_what_is_not_planned_is_not_computed(model: SightlineModel, batch: Sample) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("the lesion decoder ran")
+
+    model.lesion_decoder.forward = fail  # type: ignore[method-assign, assignment]
+    plan = Plan(losses=frozenset({"report"}))
+    assert objective(model, TextBank.of(model), batch, np.random.default_rng(0), plan)
+    with pytest.raises(AssertionError, match="the lesion decoder ran"):
+        objective(model, TextBank.of(model), batch, np.random.default_rng(0), Plan())
+
+
+def test_a_loss_that_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="loss 'organ' is unknown"):
+        Plan(losses=frozenset({"organ"}))
+
+
 def test_the_generator_decides(model: SightlineModel, batch: Sample) -> None:
     bank = TextBank.of(model)
     a, b, c = (
-        torch.stack(list(objective(model, bank, batch, np.random.default_rng(s), 4).values()))
+        torch.stack(list(objective(model, bank, batch, np.random.default_rng(s), Plan(n_texts=4)).values()))
         for s in (0, 0, 1)
     )
     torch.testing.assert_close(a, b)
@@ -62,7 +89,7 @@ def test_a_batch_of_unknown_things_is_finite(model: SightlineModel, batch: Sampl
         lesions=torch.zeros_like(batch.lesions),
         findings=torch.full_like(batch.findings, -1),
     )
-    losses = objective(model, TextBank.of(model), unknown, np.random.default_rng(0), n_texts=3)
+    losses = objective(model, TextBank.of(model), unknown, np.random.default_rng(0), Plan(n_texts=3))
     assert all(bool(v.isfinite()) for v in losses.values())
     assert float(losses["findings"].detach()) == float(losses["localization"].detach()) == 0
 
@@ -72,7 +99,7 @@ def test_a_few_steps_lower_the_loss(model: SightlineModel, batch: Sample) -> Non
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     totals = []
     for _ in range(8):
-        losses = objective(model, bank, batch, np.random.default_rng(0), n_texts=12)
+        losses = objective(model, bank, batch, np.random.default_rng(0), Plan(n_texts=12))
         total = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,26 +11,15 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from core_model.checkpoint import load_checkpoint
-from tests.tiny import tiny_config, tiny_text, tiny_tokenizer
-from tests.training.small_anatomy import small_anatomy
-from training import pretrain
-from training.pretrain import DEFAULT_CONFIG, Run, Settings, anatomy_sources, learning_rate, main
-
-
-def tiny_public_encoder() -> tuple[dict[str, Any], str, dict[str, torch.Tensor]]:
-    """What `load_public_encoder` gives, with a tower of the tests' size instead of the public one."""
-    from transformers import BertConfig, BertModel  # noqa: PLC0415 - slow import
-
-    config, _ = tiny_text()
-    bert = BertModel(BertConfig(**config), add_pooling_layer=False)
-    return config, tiny_tokenizer(), bert.state_dict()
+from tests.tiny import tiny_config
+from tests.training.tiny_run import shrink
+from training.pretrain import DEFAULT_CONFIG, Run, anatomy_sources, main
+from training.settings import Settings, learning_rate
 
 
 @pytest.fixture(autouse=True)
-def _small_text_tower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain, "load_public_encoder", tiny_public_encoder)
-    # The procedural body takes seconds at 3 mm, and is tested by itself.
-    monkeypatch.setattr(pretrain, "procedural_anatomy", lambda rng, spacing_mm, height_mm: small_anatomy(rng))
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch)
 
 
 def tiny_settings(steps: int) -> Settings:

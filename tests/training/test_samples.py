@@ -7,14 +7,27 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ, organs
 from tests.training.small_anatomy import SPACING_MM, small_anatomy
 from training.phantoms.lesions import plant
+from training.phantoms.reports import write_report
 from training.phantoms.scanner import scan
 from training.phantoms.tissues import Anatomy, Phantom
-from training.samples import MIN_ORGAN_VOXELS, PhantomCrops, Sample, collate, crop, make_phantom
+from training.samples import (
+    MIN_ORGAN_VOXELS,
+    PhantomCrops,
+    Sample,
+    Ticket,
+    collate,
+    crop,
+    make_phantom,
+    schedule,
+)
 
 WINDOW = (16, 24, 24)
 NAMES = [a.name for a in abnormalities()]
@@ -29,8 +42,8 @@ def crops_of(phantom: Phantom, n: int, window: tuple[int, int, int] = WINDOW) ->
     return [crop(phantom, np.random.default_rng(s), window, 8.0) for s in range(n)]
 
 
-def stream(seed: int, start: int = 0, crops: int = 3) -> PhantomCrops:
-    return PhantomCrops([(small_anatomy, 1.0)], WINDOW, 8.0, seed=seed, start=start, crops=crops, pool=2)
+def stream(seed: int, crops: int = 3) -> PhantomCrops:
+    return PhantomCrops([(small_anatomy, 1.0)], WINDOW, 8.0, seed=seed, crops=crops, pool=2)
 
 
 def test_shapes_types_and_ranges() -> None:
@@ -123,12 +136,46 @@ def test_crops_of_one_phantom_differ() -> None:
     assert not any(same(found[i], found[j]) for i in range(5) for j in range(i))
 
 
-def test_a_resumed_stream_starts_with_a_later_phantom() -> None:
-    """Phantom n is the same wherever the stream starts: with one crop each, the streams share crops."""
-    whole = list(islice(stream(1, crops=1), 6))
-    later = list(islice(stream(1, start=2, crops=1), 4))
-    assert any(same(x, y) for x in whole for y in later)
-    assert not same(whole[0], later[0])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_goes_on_where_it_was_left(workers: int) -> None:
+    """Batches n.. of a stream that starts at n are those of a stream that starts at 0."""
+
+    def batches(start: int, n: int) -> list[Sample]:
+        crops = PhantomCrops(
+            [(small_anatomy, 1.0)], WINDOW, 8.0, seed=1, start=start, batch=2, crops=3, pool=2
+        )
+        loader = DataLoader(crops, batch_size=2, num_workers=workers, collate_fn=collate)
+        return list(islice(loader, n))
+
+    whole, later = batches(0, 6), batches(3, 3)
+    assert all(same(x, y) for x, y in zip(whole[3:], later, strict=True))
+    assert [s.snippets for s in whole[3:]] == [s.snippets for s in later]
+
+
+@given(st.integers(0, 50), st.integers(1, 3), st.integers(1, 4), st.integers(1, 5))
+def test_the_schedule_gives_every_crop_once(seed: int, streams: int, crops: int, pool: int) -> None:
+    taken = list(islice(schedule(seed, streams - 1, streams, crops, pool), 60))
+    assert len(set(taken)) == 60
+    assert all(t.phantom % streams == streams - 1 and t.crop < crops for t in taken)
+    for phantom in {t.phantom for t in taken}:  # in order: the phantom is dropped after its last
+        numbers = [t.crop for t in taken if t.phantom == phantom]
+        assert numbers == list(range(len(numbers)))
+    unfinished = [p for p in {t.phantom for t in taken} if Ticket(p, crops - 1) not in taken]
+    assert len(unfinished) <= pool
+
+
+def test_snippets_name_the_slice_where_their_lesion_is_largest() -> None:
+    phantom = phantom_with(("liver_tumour", 40.0), ("lung_nodule", 30.0))
+    report = write_report(phantom, np.random.default_rng(0))
+    seen = 0
+    for s in range(6):
+        c = crop(phantom, np.random.default_rng(s), WINDOW, 8.0, report.snippets)
+        for found in c.snippets[0]:
+            name = next(n.abnormality for n in report.snippets if n.text == found.text)
+            area = (c.lesions == 1 + NAMES.index(name)).sum((1, 2))
+            assert int(area[found.slice_index]) == int(area.max())
+            seen += 1
+    assert seen > 3
 
 
 def test_shares_decide_on_the_source() -> None:

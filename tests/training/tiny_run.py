@@ -1,0 +1,62 @@
+"""Training runs small enough for tests: the tests' text tower, an anatomy of boxes, a few steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+from transformers import BertConfig, BertModel
+
+from tests.tiny import tiny_config, tiny_text, tiny_tokenizer
+from tests.training.small_anatomy import small_anatomy
+from training import pretrain
+from training.pretrain import Run
+from training.settings import Settings
+
+CONFIGS = Path(pretrain.__file__).parent / "configs"
+
+
+def tiny_public_encoder() -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """What `load_public_encoder` gives, with a tower of the tests' size instead of the public one."""
+    config, _ = tiny_text()
+    bert = BertModel(BertConfig(**config), add_pooling_layer=False)
+    return config, tiny_tokenizer(), bert.state_dict()
+
+
+def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `training.pretrain` start from the small tower and paint the anatomy of boxes."""
+    monkeypatch.setattr(pretrain, "load_public_encoder", tiny_public_encoder)
+    # The procedural body takes seconds at 3 mm, and is tested by itself.
+    monkeypatch.setattr(pretrain, "procedural_anatomy", lambda rng, spacing_mm, height_mm: small_anatomy(rng))
+
+
+def small(settings: Settings, steps: int, **changes: Any) -> Settings:
+    """A config with the tests' network and few steps; what it trains and how stays as it is."""
+    forms = {k: v for k, v in settings.model.items() if k in ("pooling", "projectors")}
+    boxes = {"count": 2, "side": 16, "memory": 6, "updates": 2} if settings.lesion_boxes else None
+    return replace(
+        settings,
+        model={**tiny_config(), "spacing_mm": 6.0, **forms},
+        data={**settings.data, "crops": 2, "workers": 0},
+        optimiser={**settings.optimiser, "steps": steps, "warmup_steps": 2, "texts_per_step": 3},
+        lesion_boxes=boxes,
+        **changes,
+    )
+
+
+def small_config(name: str, steps: int, **changes: Any) -> Settings:
+    """A committed config, made small."""
+    return small(Settings.from_file(CONFIGS / name), steps, **changes)
+
+
+def go(run: Run, stop_at: int | None = None) -> Run:
+    """Resume and train without a terminal."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    run.resume()
+    with Progress(TextColumn("{task.fields[note]}"), console=Console(quiet=True)) as progress:
+        run.train(progress, stop_at)
+    return run
