@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -60,7 +62,7 @@ def localize(
     )
 
 
-def _between_slabs(scores: npt.NDArray[np.floating]) -> float:
+def _between_slabs(scores: npt.NDArray[Any]) -> float:
     """Axial index of the best slab, drawn towards the better of its neighbours.
 
     The mean under the softmax over the best slab and one on either side: finer than a slab,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import highdicom as hd
 import nibabel as nib
@@ -104,20 +104,19 @@ def load_case(
     ------
     ValueError: if the image is not 3D, or its labels lie on another grid.
     """
-    image, labels = (nib.load(p) for p in (files.image, files.labels))
-    if len(image.shape) != 3 or image.shape != labels.shape:  # type: ignore[attr-defined]
+    image, labels = (cast(nib.Nifti1Image, nib.load(p)) for p in (files.image, files.labels))
+    if len(image.shape) != 3 or image.shape != labels.shape:
         raise ValueError(
-            f"{files.name}: image has shape {image.shape}, labels {labels.shape}; "  # type: ignore[attr-defined]
+            f"{files.name}: image has shape {image.shape}, labels {labels.shape}; "
             "two equal 3D shapes are needed"
         )
-    if not np.allclose(image.affine, labels.affine, atol=1e-2):  # type: ignore[attr-defined]
+    if not np.allclose(image.affine, labels.affine, atol=1e-2):
         raise ValueError(f"{files.name}: image and labels lie on different grids; resample one of them")
+    hu_array = np.asarray(image.dataobj, dtype=np.float32)
+    label_array = np.asarray(labels.dataobj).astype(np.uint8)
     volume, truth = (
-        canonical(hd.Volume.from_nibabel(nib.Nifti1Image(a, image.affine)))  # type: ignore
-        for a in (
-            np.asarray(image.dataobj, dtype=np.float32),  # type: ignore[attr-defined]
-            np.asarray(labels.dataobj).astype(np.uint8),  # type: ignore[attr-defined]
-        )
+        canonical(hd.Volume.from_nibabel(nib.Nifti1Image(a, image.affine)))  # type: ignore[no-untyped-call]
+        for a in (hu_array, label_array)
     )
     hu, geometry = to_model_grid(volume, spacing_mm)
     values = torch.from_numpy(np.ascontiguousarray(truth.array))

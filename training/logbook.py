@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
+from typing import Any
 
 LOG = "log.jsonl"
 EVENTS = "tensorboard"
@@ -38,11 +35,13 @@ class LogBook:
             lines = self._file.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step(line) <= step]
             self._file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self._events: SummaryWriter | None = None
+        # Some torch versions annotate the writer and some do not: both must pass the type check.
+        self._events: Any = None
         if has_tensorboard():
             from torch.utils.tensorboard.writer import SummaryWriter  # noqa: PLC0415 - slow, optional
 
-            self._events = SummaryWriter(str(folder / EVENTS), purge_step=step + 1)
+            writer: Any = SummaryWriter
+            self._events = writer(str(folder / EVENTS), purge_step=step + 1)
 
     def __enter__(self) -> LogBook:
         return self
