@@ -159,7 +159,7 @@ class FineTuning(Run):
             batch=int(self.settings.optimiser["batch"]),
         )
 
-    def read(self, batch: Sample, rng: np.random.Generator) -> None:
+    def read(self, batch: Sample, number: int) -> None:
         """No memory of boxes: the few cases of a set come round soon enough."""
 
     def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:

@@ -116,23 +116,26 @@ class Run:
         """The model before the first step, on the CPU."""
         return new_model(self.settings)
 
-    def refill(self) -> int:
-        """Steps before `self.step` whose batches are read again, because their boxes are not saved."""
+    def ahead(self) -> int:
+        """Batches that are only read before the first update, so that the memory of boxes is full.
+
+        Updates on the boxes of one patient undo what was learnt from many. They also stand for what
+        an interrupted run had in memory: at step n it always holds boxes of batches n to n + `ahead`.
+        """
         s = self.settings
-        if s.lesion_boxes is None:
+        if s.lesion_boxes is None or not self.boxes.size:
             return 0
-        per_step = s.lesion_boxes["count"] * int(s.optimiser["batch"])
-        return min(self.step, -(-self.boxes.size // per_step))
+        return -(-self.boxes.size // (s.lesion_boxes["count"] * int(s.optimiser["batch"]))) - 1
 
     def data(self) -> IterableDataset[Sample]:
-        """The samples from step `self.step` on, after those that fill the memory of boxes again."""
+        """The samples from step `self.step` on."""
         s = self.settings
         return PhantomCrops(
             anatomy_sources(s, self.label_maps),
             self.model.config.window,
             self.model.config.spacing_mm,
             seed=s.data["seed"],
-            start=self.step - self.refill(),
+            start=self.step,
             batch=int(s.optimiser["batch"]),
             crops=s.data["crops"],
         )
@@ -141,10 +144,11 @@ class Run:
         """bfloat16 where it is fast: without hardware for it a step takes minutes."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=supports_bf16(self.device))
 
-    def read(self, batch: Sample, rng: np.random.Generator) -> None:
-        """What is done once with a batch before its updates: boxes of it into the memory."""
+    def read(self, batch: Sample, number: int) -> None:
+        """What is done once with batch `number` before updates: boxes of it into the memory."""
         boxes = self.settings.lesion_boxes
         if boxes is not None:
+            rng = np.random.default_rng([self.settings.data["seed"], 98, number])
             with self.precision():
                 self.boxes.add(encode_boxes(self.model, batch, rng, boxes["count"], boxes["side"]))
 
@@ -256,8 +260,8 @@ class Run:
         self.model.train()
         with LogBook(self.out, self.step) as log:
             batches = iter(loader)
-            for step in range(self.step - self.refill(), self.step):
-                self.read(next(batches).to(self.device), self.rng(step))
+            for number in range(self.step, self.step + self.ahead()):
+                self.read(next(batches).to(self.device), number)
             while self.step < end:
                 losses = self._update(bank, next(batches), self.rng(self.step))
                 now = time.monotonic()
@@ -280,7 +284,7 @@ class Run:
     def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
         """What one batch teaches: one update, in the lesion stage as many as the config says."""
         batch = batch.to(self.device)
-        self.read(batch, rng)
+        self.read(batch, self.step + self.ahead())
         updates = (self.settings.lesion_boxes or {}).get("updates", 1)
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
 
