@@ -128,6 +128,14 @@ class EncodedBoxes:
     def __len__(self) -> int:
         return len(self.seen)
 
+    def features(self) -> ImageFeatures:
+        """What the lesion decoder takes beside `seen`."""
+        return ImageFeatures(self.fine, self.half, self.quarter, organ_logits=self.fine[:, :0])
+
+    def truth(self) -> Sample:
+        """Organs, lesions and findings as `training.objective.mask_targets` takes them."""
+        return Sample(hu=self.seen, organs=self.organs, lesions=self.lesions, findings=self.findings)
+
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> EncodedBoxes:
         """The same boxes with every tensor changed."""
         return EncodedBoxes(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
@@ -196,12 +204,11 @@ def lesion_objective(
     model: SightlineModel, bank: TextBank, boxes: EncodedBoxes, rng: np.random.Generator
 ) -> dict[str, torch.Tensor]:
     """The lesion stage's loss of some boxes: ``{"masks": ...}``."""
-    features = ImageFeatures(boxes.fine, boxes.half, boxes.quarter, organ_logits=boxes.fine[:, :0])
-    dense = model.lesion_decoder(boxes.seen, features)  # (N, C, s, s, s)
+    dense = model.lesion_decoder(boxes.seen, boxes.features())  # (N, C, s, s, s)
     text = model.project_text(draw(bank.present, rng))
     logits = text_masks(dense, text.mask_weight, text.mask_bias)  # (N, A, s, s, s)
-    truth = Sample(hu=boxes.seen, organs=boxes.organs, lesions=boxes.lesions, findings=boxes.findings)
-    target, region = mask_targets(truth, organ_shares(truth.organs), torch.arange(len(abnormalities())))
+    every = torch.arange(len(abnormalities()))
+    target, region = mask_targets(boxes.truth(), organ_shares(boxes.organs), every)
     return {"masks": lesion_box_loss(logits, target, region)}
 
 

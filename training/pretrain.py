@@ -13,7 +13,7 @@ import math
 import os
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -230,7 +230,9 @@ class Run:
         running: dict[str, float] = {}
         last = last_save = time.monotonic()
         self.model.train()
-        for batch in loader:
+        batches = iter(loader)
+        self._fill(batches)
+        for batch in batches:
             if self.step >= s.optimiser["steps"]:
                 break
             rng = np.random.default_rng([s.data["seed"], 99, self.step])
@@ -251,6 +253,16 @@ class Run:
                 self.save()
                 last_save = time.monotonic()
         self.save()
+
+    def _fill(self, batches: Iterator[Sample]) -> None:
+        """Fill the memory of boxes before the first update: boxes of one patient undo what many taught."""
+        plan = self.settings.lesion_boxes
+        if plan is None:
+            return
+        for number in range(plan["memory"] // plan["count"]):
+            rng = np.random.default_rng([self.settings.data["seed"], 98, number])
+            batch = next(batches).to(self.device)
+            self.boxes.add(encode_boxes(self.model, batch, rng, plan["count"], plan["side"]))
 
     def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
         """What one batch teaches: one update, in the lesion stage several."""

@@ -18,7 +18,7 @@ from core_model.model import SightlineModel
 from core_model.volume import window
 from tests.tiny import tiny_model
 from tests.training.small_anatomy import small_anatomy
-from training.lesion_boxes import Box, choose_boxes, cut, lesion_objective
+from training.lesion_boxes import Box, BoxMemory, choose_boxes, cut, encode_boxes, lesion_objective
 from training.objective import TextBank
 from training.samples import PhantomCrops, Sample, collate
 
@@ -113,7 +113,8 @@ def test_inside_a_box_the_decoder_says_what_it_says_of_the_whole(model: Sightlin
 
 def test_only_the_lesion_part_is_trained(model: SightlineModel, batch: Sample) -> None:
     model.freeze(["encoder"])
-    losses = lesion_objective(model, TextBank.of(model), batch, np.random.default_rng(0), n=3, side=16)
+    rng = np.random.default_rng(0)
+    losses = lesion_objective(model, TextBank.of(model), encode_boxes(model, batch, rng, 3, 16), rng)
     losses["masks"].backward()  # type: ignore[no-untyped-call]
     trained = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     assert trained == {"lesion_decoder", "text_to_mask"}
@@ -123,11 +124,30 @@ def test_a_few_steps_find_the_lesions(model: SightlineModel, batch: Sample) -> N
     model.freeze(["encoder"])
     bank = TextBank.of(model)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    boxes = encode_boxes(model, batch, np.random.default_rng(0), 4, 16)
     totals = []
     for _ in range(12):
-        loss = lesion_objective(model, bank, batch, np.random.default_rng(0), n=4, side=16)["masks"]
+        loss = lesion_objective(model, bank, boxes, np.random.default_rng(0))["masks"]
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         totals.append(float(loss.detach()))
     assert totals[-1] < 0.8 * totals[0]
+
+
+def test_the_memory_keeps_the_newest_and_gives_different_ones(model: SightlineModel, batch: Sample) -> None:
+    memory = BoxMemory(5)
+    with pytest.raises(ValueError, match="holds no boxes"):
+        memory.draw(np.random.default_rng(0), 1)
+    rng = np.random.default_rng(0)
+    first, second = (encode_boxes(model, batch, rng, 2, 16) for _ in range(2))  # four boxes each
+    memory.add(first)
+    assert len(memory.draw(rng, 9)) == 4
+    memory.add(second)
+    held = memory.draw(rng, 9)
+    assert len(held) == 5
+    assert len(memory.draw(rng, 3)) == 3
+    newest = torch.cat([first.seen[-1:], second.seen]).half().float()
+    sums = lambda t: sorted(t.double().sum((1, 2, 3, 4)).tolist())  # noqa: E731 - order does not matter
+    assert sums(held.seen) == pytest.approx(sums(newest))
+    assert held.organs.dtype == torch.uint8
