@@ -257,7 +257,7 @@ class Run:
     def _fill(self, batches: Iterator[Sample]) -> None:
         """Fill the memory of boxes before the first update: boxes of one patient undo what many taught."""
         plan = self.settings.lesion_boxes
-        if plan is None:
+        if plan is None or self.step >= self.settings.optimiser["steps"]:
             return
         for number in range(plan["memory"] // plan["count"]):
             rng = np.random.default_rng([self.settings.data["seed"], 98, number])
