@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from core_model.anatomy import organs
-from core_model.contrast import organ_contrast
 from core_model.grounding import OrganPooling
 from core_model.image_encoder import ImageEncoder, upsampling
 from core_model.lesion_decoder import LesionDecoder
@@ -33,6 +32,7 @@ class ModelConfig:
     channels: widths of the image encoder, finest first.
     width: E, size of the joint image-text space.
     dense_width: C, size of the space in which text-conditioned masks are made.
+    contrast: whether lesions are searched in each voxel's contrast to its organ too (`LesionDecoder`).
     text: keyword arguments of `transformers.BertConfig`.
     """
 
@@ -41,6 +41,7 @@ class ModelConfig:
     channels: tuple[int, ...] = (24, 48, 96, 160, 208)
     width: int = 64
     dense_width: int = 32
+    contrast: bool = False
     text: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class SightlineModel(nn.Module):
         self.global_bias = nn.Parameter(torch.tensor(-1.0))
         # How prompt evidence and mask evidence add up to a finding's logit; our choice.
         self.evidence = nn.Parameter(torch.tensor([1.0, 0.5, 0.0]))
-        self.lesion_decoder = LesionDecoder(self.image.channels, config.dense_width)
+        self.lesion_decoder = LesionDecoder(self.image.channels, config.dense_width, contrast=config.contrast)
         # Which organ it is, is decided at half resolution; the finest level corrects the border.
         self.half_organ_head = nn.Conv3d(half, n_organs + 1, 1)
         self.quarter_organ_head = nn.Conv3d(quarter, n_organs + 1, 1)
@@ -180,7 +181,7 @@ class SightlineModel(nn.Module):
         return Encoded(
             organ_logits=features.organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest"),
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
-            dense=self.lesion_decoder(torch.cat([x, organ_contrast(x, half_logits)], 1), features),
+            dense=self.lesion_decoder(self.lesion_decoder.seen(x, half_logits), features),
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
 
