@@ -7,14 +7,14 @@ the organ head must learn to ignore. Our choice; CT-GLIP uses one feature map fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core_model.contrast import CHANNELS
-from core_model.image_encoder import ImageFeatures, ResidualBlock, upsampling
+from core_model.contrast import CHANNELS, organ_contrast
+from core_model.image_encoder import ImageFeatures, ResidualBlock, group_norm, upsampling
 
 
 class ChannelNorm(nn.Module):
@@ -41,28 +41,37 @@ class LesionDecoder(nn.Module):
     ----------
     channels: widths of the encoder's fine, half and quarter features.
     width: channels of the dense features that come out.
-    channels_in: channels of the windowed CT and of `core_model.contrast.organ_contrast`.
+    contrast: read `core_model.contrast.organ_contrast` too, norm each voxel by itself, and take
+        one block more; without it the decoder reads the windowed CT alone, under group norm.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, channels_in: int = 2 + CHANNELS) -> None:
+    def __init__(self, channels: Sequence[int], width: int, *, contrast: bool) -> None:
         super().__init__()
         fine, half, quarter = channels
-        self.quarter_block = ResidualBlock(quarter, 64, norm=ChannelNorm)
-        # With the CT's channels these make multiples of 8, which convolutions run faster on.
-        self.rise_half = upsampling(64, 32 - channels_in)
-        self.half_block = ResidualBlock(32 + half, 48, norm=ChannelNorm)
-        self.half_block_2 = ResidualBlock(48, 48, norm=ChannelNorm)
-        self.rise_fine = upsampling(48, 16 - channels_in)
-        self.fine_conv = nn.Conv3d(16 + fine, width, 3, 1, 1, bias=False)
-        self.norm = ChannelNorm(width)
+        seen = 2 + (CHANNELS if contrast else 0)
+        # With contrast, the CT's channels are counted in: multiples of 8 are faster.
+        rise_half, rise_fine = (32 - seen, 16 - seen) if contrast else (32, 16)
+        norm: Callable[[int], nn.Module] = ChannelNorm if contrast else group_norm
+        self.contrast = contrast
+        self.quarter_block = ResidualBlock(quarter, 64, norm=norm)
+        self.rise_half = upsampling(64, rise_half)
+        self.half_block = ResidualBlock(rise_half + half + seen, 48, norm=norm)
+        self.half_block_2: nn.Module = ResidualBlock(48, 48, norm=norm) if contrast else nn.Identity()
+        self.rise_fine = upsampling(48, rise_fine)
+        self.fine_conv = nn.Conv3d(rise_fine + fine + seen, width, 3, 1, 1, bias=False)
+        self.norm = norm(width)
         self.out = nn.Conv3d(width, width, 1)
+
+    def seen(self, x: torch.Tensor, half_organ_logits: torch.Tensor) -> torch.Tensor:
+        """What `forward` takes as `x`: (B, 2, D, H, W) windowed CT, and its contrast where that is read."""
+        return torch.cat([x, organ_contrast(x, half_organ_logits)], 1) if self.contrast else x
 
     def forward(self, x: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
         """Dense features.
 
         Parameters
         ----------
-        x: (B, channels_in, D, H, W) windowed CT and its contrast; even sides.
+        x: (B, 2 or 6, D, H, W), of `seen`; even sides.
         features: of the encoder for the same window.
 
         Returns

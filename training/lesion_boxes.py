@@ -15,7 +15,6 @@ import torch
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
-from core_model.contrast import organ_contrast
 from core_model.grounding import text_masks
 from core_model.image_encoder import ImageFeatures
 from core_model.model import SightlineModel
@@ -112,7 +111,7 @@ class EncodedBoxes:
 
     Attributes
     ----------
-    seen: (N, 6, s, s, s) windowed CT and its contrast.
+    seen: (N, 2 or 6, s, s, s), of `LesionDecoder.seen`.
     fine, half, quarter: encoder features, (N, C, s, s, s) and halves and quarters of s.
     organs, lesions, findings: as in `Sample`.
     """
@@ -149,7 +148,7 @@ def encode_boxes(
     boxes = choose_boxes(batch, rng, n, side)
     x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
     whole = model.image(x)
-    seen = torch.cat([x, organ_contrast(x, model.half_organ_head(whole.half))], 1)
+    seen = model.lesion_decoder.seen(x, model.half_organ_head(whole.half))
     return EncodedBoxes(
         seen=cut(seen, boxes, side),
         fine=cut(whole.fine, boxes, side),

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
-from core_model.contrast import organ_contrast
 from core_model.lesion_decoder import LesionDecoder
 from core_model.model import SightlineModel
 from core_model.volume import window
@@ -93,11 +92,11 @@ def test_cut_at_every_scale_takes_the_same_place() -> None:
 
 def test_inside_a_box_the_decoder_says_what_it_says_of_the_whole(model: SightlineModel) -> None:
     """Why the decoder's norm is blind to neighbours: away from the border a box changes nothing."""
-    decoder = LesionDecoder(model.image.channels, 8)
+    decoder = LesionDecoder(model.image.channels, 8, contrast=True)
     x = window(torch.randn(1, 1, 64, 64, 64) * 300)
     with torch.inference_mode():
         whole = model.image(x)
-        seen = torch.cat([x, organ_contrast(x, model.half_organ_head(whole.half))], 1)
+        seen = decoder.seen(x, model.half_organ_head(whole.half))
         boxes, side = [Box(0, (4, 8, 12))], 48
         parts = type(whole)(
             fine=cut(whole.fine, boxes, side),
