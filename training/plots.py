@@ -5,11 +5,12 @@ Drawn from `training.summary` on a canvas of its own: no display and no global s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
@@ -23,16 +24,16 @@ DASHES = ("-", "--", ":", "-.")
 
 def write_plots(summary: Summary, folder: Path) -> list[Path]:
     """Draw what the figures allow into `folder`; a plot without data is left out."""
+    drawings: dict[str, Callable[[Summary, Axes], bool]] = {
+        "roc_findings": partial(_roc, section="findings", title="Findings"),
+        "roc_zero_shot": partial(_roc, section="zero_shot", title="Zero-shot prompts, organ embedding"),
+        "reliability": _reliability,
+        "froc": _froc,
+        "localization": _localization,
+    }
     drawn = []
-    for name, draw in (
-        ("roc_findings", _roc("findings", "Findings")),
-        ("roc_zero_shot", _roc("zero_shot", "Zero-shot prompts, organ embedding")),
-        ("reliability", _reliability),
-        ("froc", _froc),
-        ("localization", _localization),
-    ):
+    for name, draw in drawings.items():
         figure = Figure(figsize=(7.2, 5.4), layout="constrained", dpi=110)
-        FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.grid(alpha=0.3)
         if draw(summary, axes):
@@ -42,33 +43,29 @@ def write_plots(summary: Summary, folder: Path) -> list[Path]:
     return drawn
 
 
-class _roc:  # noqa: N801 - a drawing function with two settings
-    def __init__(self, section: str, title: str) -> None:
-        self.section, self.title = section, title
-
-    def __call__(self, summary: Summary, axes: Axes) -> bool:
-        ones = np.ones(len(summary.records))
-        curves = [
-            (name, q, area)
-            for name, q in summary.questions[self.section].items()
-            if (area := q.figures(ones)["auc"]) is not None
-        ]
-        for i, (name, question, area) in enumerate(sorted(curves, key=lambda c: -c[2])):
-            colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
-            _curve(axes, question, f"{area:.2f} {abnormality(name).display}", colour, dash)
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-        axes.set(
-            title=f"{self.title}: ROC, {len(summary.records)} patients",
-            xlabel="1 - specificity",
-            ylabel="sensitivity",
-            xlim=(-0.02, 1.02),
-            ylim=(-0.02, 1.02),
+def _roc(summary: Summary, axes: Axes, *, section: str, title: str) -> bool:
+    ones = np.ones(len(summary.records))
+    curves = [
+        (name, q, area)
+        for name, q in summary.questions[section].items()
+        if (area := q.figures(ones)["auc"]) is not None
+    ]
+    for i, (name, question, area) in enumerate(sorted(curves, key=lambda c: -c[2])):
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+        _curve(axes, question, f"{area:.2f} {abnormality(name).display}", colour, dash)
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    axes.set(
+        title=f"{title}: ROC, {len(summary.records)} patients",
+        xlabel="1 - specificity",
+        ylabel="sensitivity",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
+    if curves:
+        axes.legend(
+            title="AUC", fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
         )
-        if curves:
-            axes.legend(
-                title="AUC", fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
-            )
-        return bool(curves)
+    return bool(curves)
 
 
 def _curve(axes: Axes, question: Question, label: str, colour: str, dash: str) -> None:

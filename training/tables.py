@@ -106,7 +106,7 @@ def _phantoms(benchmark: Mapping[str, Any], figures: Mapping[str, Estimate]) -> 
         ("zero_shot", "Zero-shot prompts, organ embedding"),
         ("zero_shot_scan", "Zero-shot prompts, whole scan"),
     ):
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (
                 a.display,
                 f"{counts['positives'].get(a.name, 0)} of {counts['answered'].get(a.name, 0)}",
