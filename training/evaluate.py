@@ -1,8 +1,9 @@
 """Measure a checkpoint: ``python -m training.evaluate --benchmark phantoms``.
 
-On unseen phantoms (lesion sensitivity, false lesions, findings, organ Dice) and, with
-``--nifti`` and ``--labels``, organ Dice on a real CT with reference masks. It only measures:
-thresholds come out of the checkpoint, set by `training.calibrate` on other seeds.
+On unseen phantoms (organs, findings, zero-shot prompts, tumours, retrieval, localization,
+calibration, each with its interval) and, with ``--nifti`` and ``--labels``, organ Dice on real
+CT with reference masks. It only measures: thresholds come out of the checkpoint, set by
+`training.calibrate` on other seeds.
 """
 
 from __future__ import annotations
@@ -10,28 +11,33 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import highdicom as hd
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from core_model.abnormality import abnormalities
-from core_model.anatomy import v2_to_reading
 from core_model.reader import Reader
-from core_model.volume import canonical
-from training.benchmark import TEST_SEED, VERSION, CaseResult, organ_dice, read_cases
+from training import real_ct
+from training.benchmark import TEST_SEED, VERSION
+from training.bootstrap import SEED, Estimate, bootstrap
+from training.case_store import CaseRecord, read_cases
+from training.judging import CaseResult
+from training.metrics import auc, froc, ratio, reliability
+from training.plots import write_plots
+from training.summary import Summary
+from training.tables import headlines, markdown
 
 MIN_DIAMETER_MM = 15.0
-MIN_ORGAN_ML = 1.0
 
 
 def summarise(results: Sequence[CaseResult], min_diameter_mm: float = MIN_DIAMETER_MM) -> dict[str, Any]:
-    """Figures over patients, ready for JSON.
+    """Plain figures over patients, without intervals, ready for JSON.
 
     Returns
     -------
@@ -54,7 +60,7 @@ def summarise(results: Sequence[CaseResult], min_diameter_mm: float = MIN_DIAMET
         tumours[entry.name] = {
             "planted": len(planted),
             "found": sum(p.found for p in planted),
-            "sensitivity": _ratio(sum(p.found for p in planted), len(planted)),
+            "sensitivity": ratio(sum(p.found for p in planted), len(planted)),
             "dice": float(np.mean([p.dice for p in planted])) if planted else None,
             "false_per_study": len(false) / n,
         }
@@ -75,10 +81,6 @@ def summarise(results: Sequence[CaseResult], min_diameter_mm: float = MIN_DIAMET
     }
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
 def _finding_figures(results: Sequence[CaseResult], name: str) -> dict[str, Any]:
     own = [f for r in results for f in r.findings if f.abnormality == name]
     positive = [f for f in own if f.truth]
@@ -86,55 +88,34 @@ def _finding_figures(results: Sequence[CaseResult], name: str) -> dict[str, Any]
     return {
         "positives": len(positive),
         "negatives": len(negative),
-        "sensitivity": _ratio(sum(f.status == "present" for f in positive), len(positive)),
-        "specificity": _ratio(sum(f.status != "present" for f in negative), len(negative)),
+        "sensitivity": ratio(sum(f.status == "present" for f in positive), len(positive)),
+        "specificity": ratio(sum(f.status != "present" for f in negative), len(negative)),
         "auc": auc([f.probability for f in positive], [f.probability for f in negative]),
     }
 
 
-def auc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
-    """Area under the ROC curve (Mann-Whitney); None where a side is empty.
-
-    >>> auc([0.9, 0.4], [0.1, 0.4])
-    0.875
-    """
-    if not positive or not negative:
-        return None
-    p, q = np.array(positive)[:, None], np.array(negative)[None]
-    return float(((p > q) + 0.5 * (p == q)).mean())
-
-
-def real_ct_dice(reader: Reader, image_path: Path, labels_path: Path) -> dict[str, float]:
-    """Dice per reading organ on a NIfTI CT with TotalSegmentator v2 labels on the same grid.
-
-    Raises
-    ------
-    ValueError: if image and labels do not share their grid.
-    """
-    import nibabel  # noqa: PLC0415 - only here
-
-    image, labels = (cast(nibabel.Nifti1Image, nibabel.load(p)) for p in (image_path, labels_path))
-    if image.shape != labels.shape or not np.allclose(image.affine, labels.affine, atol=1e-2):
-        raise ValueError(f"{labels_path.name} lies on another grid than {image_path.name}; resample it first")
-    table = np.zeros(256, dtype=np.uint8)
-    for value, label in v2_to_reading().items():
-        table[value] = label
-    truth = table[np.asanyarray(labels.dataobj).astype(np.uint8)]
-    hu = np.asarray(image.dataobj, dtype=np.float32)
-    volume, reference = (
-        canonical(hd.Volume.from_nibabel(nibabel.Nifti1Image(a, image.affine)))  # type: ignore[no-untyped-call]
-        for a in (hu, truth)
-    )
-    reading = reader.read(volume)
-    voxel_ml = float(np.prod(volume.spacing)) / 1000
-    return organ_dice(
-        reading.organ_mask.array, reference.array, min_voxels=max(1, round(MIN_ORGAN_ML / voxel_ml))
-    )
+def benchmark_results(summary: Summary, figures: Mapping[str, Estimate], draws: int) -> dict[str, Any]:
+    """All figures with intervals, what stands behind them, and the plotted curves, for JSON."""
+    rate, found = froc(summary.lesions.hits, summary.lesions.false, summary.lesions.studies)
+    probability, truth, _ = summary.answers()
+    bins = reliability(probability, truth, np.ones(len(probability)))
+    return {
+        "version": VERSION,
+        "first_seed": summary.records[0].image.seed,
+        "draws": draws,
+        "draw_seed": SEED,
+        "counts": summary.counts(),
+        "figures": {name: asdict(estimate) for name, estimate in figures.items()},
+        "curves": {
+            "froc": {"false_per_study": rate.tolist(), "sensitivity": found.tolist()},
+            "reliability": {k: v.tolist() for k, v in vars(bins).items()},
+        },
+    }
 
 
-def _tables(console: Console, figures: dict[str, Any]) -> None:
-    if "phantoms" in figures:
-        f = figures["phantoms"]
+def _tables(console: Console, results: Mapping[str, Any], figures: Mapping[str, Estimate]) -> None:
+    if "phantoms" in results:
+        f = results["phantoms"]
         table = Table(title=f"{f['studies']} unseen phantoms ({f['benchmark']})")
         tumour = f"tumour >= {f['min_diameter_mm']:g} mm"
         for column in (tumour, "planted", "found", "Dice", "false per study"):
@@ -144,54 +125,92 @@ def _tables(console: Console, figures: dict[str, Any]) -> None:
             overlap = "-" if t["dice"] is None else f"{t['dice']:.2f}"
             table.add_row(name, str(t["planted"]), share, overlap, f"{t['false_per_study']:.2f}")
         console.print(table)
-        console.print(f"false lesions per study: {f['false_per_study']:.2f}")
-        console.print(f"mean organ Dice: {f['mean_organ_dice']:.3f}")
-    if "real_ct" in figures:
-        r = figures["real_ct"]
-        table = Table(title="real CT: Dice per reading organ")
-        table.add_column("organ")
-        table.add_column("Dice")
-        for name, value in r["organ_dice"].items():
-            table.add_row(name, f"{value:.2f}")
-        console.print(table)
-        console.print(f"mean over {len(r['organ_dice'])} organs present: {r['mean_organ_dice']:.3f}")
+        _two_columns(console, "95 % intervals by patient", "measured", "figure", headlines(figures))
+    if "real_ct" in results:
+        r = results["real_ct"]
+        rows = [(name, f"{value:.2f}") for name, value in r["organ_dice"].items()]
+        _two_columns(console, f"real CT ({len(r['cases'])}): Dice per reading organ", "organ", "Dice", rows)
+        console.print(f"mean over {len(rows)} organs present: {r['mean_organ_dice']:.3f}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+def _two_columns(
+    console: Console, title: str, left: str, right: str, rows: Sequence[tuple[str, str]]
+) -> None:
+    table = Table(left, right, title=title)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _read(reader: Reader, n: int, store: Path | None, console: Console) -> list[CaseRecord]:
+    stream = read_cases(reader, TEST_SEED, n, reader.thresholds, store)
+    return list(track(stream, total=n, description="reading phantoms", console=console))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate",
-        description="Measure a checkpoint on unseen phantoms, and organ Dice on a real CT.",
-        epilog="example: python -m training.evaluate --benchmark phantoms --n 20 --out figures.json",
+        description="Measure a checkpoint on unseen phantoms, and organ Dice on real CT.",
+        epilog="example: python -m training.evaluate --benchmark phantoms --n 200 --folder runs/evaluation",
     )
     parser.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint folder (default: shipped)")
     parser.add_argument("--benchmark", choices=["phantoms"], help="read unseen phantoms")
     parser.add_argument("--n", type=int, default=20, help="number of phantoms (default: %(default)s)")
-    parser.add_argument("--nifti", type=Path, help="a real CT")
-    parser.add_argument("--labels", type=Path, help="its TotalSegmentator v2 label map on the same grid")
+    parser.add_argument("--nifti", type=Path, help="a real CT, or a folder of them")
+    parser.add_argument(
+        "--labels", type=Path, help="its TotalSegmentator v2 label map on the same grid, or a folder by name"
+    )
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
+    parser.add_argument("--folder", type=Path, help="write figures.json, figures.md and plots there")
+    parser.add_argument(
+        "--cases", type=Path, help="keep what was read there and go on from it (default: FOLDER/cases)"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=1000, help="bootstrap draws of the intervals (default: %(default)s)"
+    )
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = _parser()
     args = parser.parse_args(arguments)
     if args.benchmark is None and args.nifti is None:
         parser.error("nothing to measure: give --benchmark phantoms, or --nifti with --labels")
     if (args.nifti is None) != (args.labels is None):
         parser.error("--nifti and --labels belong together")
+    if args.n < 1 or args.draws < 0:
+        parser.error(f"--n is {args.n} and --draws {args.draws}; needed are 1 and 0 at least")
+    try:
+        files = real_ct.pairs(args.nifti, args.labels) if args.nifti else []
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     console = Console()
     reader = Reader.load(args.checkpoint, args.device)
-    figures: dict[str, Any] = {"model": vars(reader.identity)}
+    results: dict[str, Any] = {"model": vars(reader.identity)}
+    figures: dict[str, Estimate] = {}
+    summary = None
     if args.benchmark:
-        stream = read_cases(reader, TEST_SEED, args.n)
-        results = list(track(stream, total=args.n, description="reading phantoms", console=console))
-        figures["phantoms"] = summarise(results)
-    if args.nifti:
-        per_organ = real_ct_dice(reader, args.nifti, args.labels)
-        figures["real_ct"] = {
-            "organ_dice": per_organ,
-            "mean_organ_dice": float(np.mean(list(per_organ.values()))),
-        }
-    _tables(console, figures)
-    if args.out:
-        args.out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        store = args.cases or (args.folder / "cases" if args.folder else None)
+        records = _read(reader, args.n, store, console)
+        prompts = reader.card.get("calibration", {}).get("prompt_thresholds")
+        summary = Summary(records, reader.thresholds, prompts)
+        figures = bootstrap(summary.figures, len(records), args.draws)
+        results["phantoms"] = summarise(summary.verdicts)
+        results["benchmark"] = benchmark_results(summary, figures, args.draws)
+    if files:
+        steps = track(files, description="reading CT", console=console)
+        dice = {name: real_ct.real_ct_dice(reader, image, labels) for name, image, labels in steps}
+        results["real_ct"] = real_ct.summarise(dice, args.draws)
+    _tables(console, results, figures)
+    for out in filter(None, (args.out, args.folder / "figures.json" if args.folder else None)):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    if args.folder:
+        plots = write_plots(summary, args.folder) if summary else []
+        text = markdown(results, figures, [p.name for p in plots])
+        (args.folder / "figures.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,17 @@ from hypothesis import strategies as st
 from core_model.abnormality import abnormalities
 from core_model.reader import Reader, Thresholds
 from tests.tiny import tiny_checkpoint
-from tests.training.verdicts import verdict
-from training.benchmark import DEVELOPMENT_SEED, CaseResult
-from training.calibrate import FALSE_PER_STUDY, LOWEST_SCORE, lesion_thresholds, main, temperature
+from tests.training.verdicts import record, verdict
+from training.benchmark import DEVELOPMENT_SEED
+from training.calibrate import (
+    FALSE_PER_STUDY,
+    LOWEST_SCORE,
+    lesion_thresholds,
+    main,
+    prompt_thresholds,
+    temperature,
+)
+from training.case_store import CaseRecord
 
 TUMOURS = [a.name for a in abnormalities() if a.tumour]
 
@@ -57,28 +65,53 @@ def test_certain_and_wrong_stays_finite() -> None:
     assert 1 < temperature([verdict(0, findings=findings)]) <= 5
 
 
+def test_more_false_lesions_may_be_allowed() -> None:
+    results = [verdict(k, reported=[("liver_tumour", 0.9 - k / 100, False)]) for k in range(10)]
+    assert lesion_thresholds(results)["liver_tumour"] == pytest.approx(0.895, abs=1e-4)
+    assert lesion_thresholds(results, false_per_study=0.5)["liver_tumour"] == pytest.approx(0.855, abs=1e-4)
+    assert lesion_thresholds(results, false_per_study=1)["liver_tumour"] == LOWEST_SCORE
+
+
+def test_prompt_thresholds_part_the_development_patients() -> None:
+    records = [
+        record(k, findings=[("liver_cyst", 0.5, k > 2)], organ_scores={"liver_cyst": k / 10})
+        for k in range(5)
+    ]
+    chosen = prompt_thresholds(records)
+    assert chosen == {"organ": {"liver_cyst": pytest.approx(0.25)}, "scan": {}}
+
+
 def test_the_card_gets_the_thresholds_and_stays_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tiny_checkpoint(tmp_path, note="kept")
     seen = []
 
-    def read_cases(reader: Reader, first_seed: int, n: int) -> Iterator[CaseResult]:
-        seen.append((first_seed, n, reader.thresholds.lesion_score("liver_tumour")))
+    def read_cases(
+        reader: Reader, first_seed: int, n: int, thresholds: Thresholds, folder: Path | None
+    ) -> Iterator[CaseRecord]:
+        seen.append((first_seed, n, thresholds.lesion_score("liver_tumour"), thresholds.mask, folder))
         for k in range(n):
-            yield verdict(
+            yield record(
                 k,
-                reported=[("liver_tumour", 0.8, False)],
-                findings=[("liver_cyst", 0.7, True, "present"), ("liver_cyst", 0.4, False, "absent")],
+                candidates=[("liver_tumour", 0.8, None)],
+                findings=[("liver_cyst", 0.7, True), ("liver_tumour", 0.4, False)],
             )
 
     monkeypatch.setattr("training.calibrate.read_cases", read_cases)
-    main([str(tmp_path), "--n", "3", "--device", "cpu"])
-    assert seen == [(DEVELOPMENT_SEED, 3, 0.0)]  # every lesion is looked at, whatever its score
+    cases = tmp_path / "cases"
+    main([str(tmp_path), "--n", "3", "--device", "cpu", "--false-per-study", "0.2", "--cases", str(cases)])
+    # Every lesion is looked at, whatever its score.
+    assert seen == [(DEVELOPMENT_SEED, 3, 0.0, 0.5, cases)]
     assert "liver_tumour" in capsys.readouterr().out
     card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
     assert card["note"] == "kept"
-    assert card["calibration"] == {"development_phantoms": 3, "first_seed": DEVELOPMENT_SEED}
+    assert card["calibration"] == {
+        "development_phantoms": 3,
+        "first_seed": DEVELOPMENT_SEED,
+        "false_per_study": 0.2,
+        "prompt_thresholds": {"organ": {}, "scan": {}},
+    }
     loaded = Reader.load(tmp_path, "cpu")
     assert loaded.identity == before  # thresholds are no part of the digest
     assert loaded.thresholds == Thresholds(**card["thresholds"])

@@ -6,20 +6,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import highdicom as hd
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from core_model.abnormality import abnormalities
-from core_model.anatomy import organs, v2_to_reading
-from core_model.reader import Reader
+from core_model.reader import Reader, Thresholds
 from tests.tiny import body_volume, tiny_checkpoint
-from tests.training.verdicts import verdict
-from training.benchmark import TEST_SEED, CaseResult
-from training.evaluate import auc, main, real_ct_dice, summarise
+from tests.training.verdicts import record, verdict
+from training.benchmark import TEST_SEED
+from training.case_store import CaseRecord
+from training.evaluate import main, summarise
+from training.summary import Summary
 
 RESULTS = [
     verdict(
@@ -75,26 +73,6 @@ def test_summary_of_nothing() -> None:
     assert figures["mean_organ_dice"] is None
 
 
-def test_auc_of_known_scores() -> None:
-    assert auc([0.9, 0.8], [0.1, 0.2]) == 1
-    assert auc([0.1], [0.9]) == 0
-    assert auc([0.5, 0.5], [0.5]) == 0.5
-    assert auc([], [0.5]) is None
-    assert auc([0.5], []) is None
-
-
-scores = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=12)
-
-
-@given(scores, scores)
-def test_auc_against_counting_pairs(positive: list[float], negative: list[float]) -> None:
-    pairs = [(p > q) + 0.5 * (p == q) for p in positive for q in negative]
-    assert auc(positive, negative) == pytest.approx(sum(pairs) / len(pairs))
-    swapped = auc(negative, positive)
-    assert swapped is not None
-    assert auc(positive, negative) == pytest.approx(1 - swapped)
-
-
 @pytest.fixture
 def scan(tmp_path: Path) -> tuple[Path, Path, Path]:
     """A checkpoint, a NIfTI CT and labels: what the reader says of it, as TotalSegmentator ids."""
@@ -109,29 +87,16 @@ def scan(tmp_path: Path) -> tuple[Path, Path, Path]:
     return tmp_path / "checkpoint", tmp_path / "ct.nii.gz", tmp_path / "labels.nii.gz"
 
 
-def test_dice_on_a_file_is_that_of_the_reading(scan: tuple[Path, Path, Path]) -> None:
-    checkpoint, image, labels = scan
-    reader = Reader.load(checkpoint, "cpu")
-    before = real_ct_dice(reader, image, labels)
-    assert set(before) == {"liver", "spleen"}
-    # Label the file with what the reader sees most: now the Dice must be perfect.
-    loaded = nib.Nifti1Image.from_filename(image)
-    volume = hd.Volume.from_nibabel(loaded)
-    seen = reader.read(volume).organ_mask.array
-    most = int(np.bincount(seen[seen > 0]).argmax())
-    v2_id = next(k for k, label in v2_to_reading().items() if label == most)
-    ids = np.where(seen == most, v2_id, 0).astype(np.uint8)
-    nib.save(nib.Nifti1Image(ids, loaded.affine), labels)  # type: ignore[no-untyped-call]
-    assert real_ct_dice(reader, image, labels) == {organs()[most - 1].name: 1.0}
-
-
-def test_labels_on_another_grid(scan: tuple[Path, Path, Path]) -> None:
-    checkpoint, image, labels = scan
-    shifted = np.diag([-8.0, -8.0, 8.0, 1.0])
-    shifted[0, 3] = 5
-    nib.save(nib.Nifti1Image(np.ones((26, 24, 20), np.uint8), shifted), labels)  # type: ignore[no-untyped-call]
-    with pytest.raises(ValueError, match=r"labels\.nii\.gz lies on another grid"):
-        real_ct_dice(Reader.load(checkpoint, "cpu"), image, labels)
+RECORDS = [
+    record(
+        TEST_SEED,
+        planted=[("liver_tumour", 20.0), ("lung_nodule", 12.0)],
+        candidates=[("liver_tumour", 0.9, 0), ("lung_nodule", 0.7, None)],
+        findings=[("liver_tumour", 0.6, True), ("liver_cyst", 0.3, False)],
+        snippets=[(50, 52)],
+    ),
+    record(TEST_SEED + 1, findings=[("liver_tumour", 0.2, False), ("liver_cyst", 0.4, True)]),
+]
 
 
 def test_command_line_writes_figures(
@@ -140,20 +105,32 @@ def test_command_line_writes_figures(
     checkpoint, image, labels = scan
     asked = []
 
-    def read_cases(reader: Reader, first_seed: int, n: int) -> Iterator[CaseResult]:
-        asked.append((first_seed, n))
-        yield from RESULTS
+    def read_cases(
+        reader: Reader, first_seed: int, n: int, thresholds: Thresholds, folder: Path | None
+    ) -> Iterator[CaseRecord]:
+        asked.append((first_seed, n, folder))
+        yield from RECORDS
 
     monkeypatch.setattr("training.evaluate.read_cases", read_cases)
-    out = checkpoint.parent / "figures.json"
-    files = ["--nifti", str(image), "--labels", str(labels), "--out", str(out), "--device", "cpu"]
-    main([str(checkpoint), "--benchmark", "phantoms", "--n", "2", *files])
+    out, folder = checkpoint.parent / "out.json", checkpoint.parent / "evaluation"
+    files = ["--nifti", str(image), "--labels", str(labels), "--out", str(out), "--folder", str(folder)]
+    main([str(checkpoint), "--benchmark", "phantoms", "--n", "2", "--draws", "20", "--device", "cpu", *files])
+    assert asked == [(TEST_SEED, 2, folder / "cases")]
     figures = json.loads(out.read_text(encoding="utf-8"))
-    assert asked == [(TEST_SEED, 2)]
+    assert figures == json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     assert figures["model"]["name"] == "tiny"
-    assert figures["phantoms"] == json.loads(json.dumps(summarise(RESULTS)))
+    summary = Summary(RECORDS, Reader.load(checkpoint, "cpu").thresholds)
+    assert figures["phantoms"] == json.loads(json.dumps(summarise(summary.verdicts)))
+    assert figures["benchmark"]["counts"]["patients"] == 2
+    assert figures["benchmark"]["figures"]["localization/localize/mae_mm"]["value"] == pytest.approx(6)
     assert set(figures["real_ct"]["organ_dice"]) == {"liver", "spleen"}
     assert "liver_tumour" in capsys.readouterr().out
+    table = (folder / "figures.md").read_text(encoding="utf-8")
+    assert "| snippet localization: mean absolute error | 6.0 mm" in table
+    for plot in ("roc_findings", "reliability", "froc", "localization"):
+        assert f"({plot}.png)" in table
+        assert (folder / f"{plot}.png").read_bytes()[:4] == b"\x89PNG"
+    assert not (folder / "roc_zero_shot.png").exists()  # nothing was asked: nothing is drawn
 
 
 @pytest.mark.parametrize(

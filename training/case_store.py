@@ -1,0 +1,128 @@
+"""Reading the benchmark's patients once: a folder of JSON, one file per patient.
+
+The folder's name holds everything that a record depends on (checkpoint digest, benchmark
+version, voxel threshold, precision, and the code that makes phantoms and reads them), so that
+an interrupted evaluation goes on and a changed one starts anew. Lesion and finding thresholds
+are no part of it: records are bare (`training.judging`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import core_model
+import training
+from core_model.reader import Reader, Thresholds
+from training.benchmark import VERSION, make_case
+from training.judging import CandidateRecord, FindingRecord, ImageRecord, PlantedRecord, bare, judge
+from training.wording import PromptBank, SnippetRecord, WordRecord, ask
+
+_MAKERS = ("benchmark", "judging", "wording", "prompts")  # modules of training that make records
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """One patient: what was seen, and what was said of it in words."""
+
+    image: ImageRecord
+    words: WordRecord
+
+
+def read_cases(
+    reader: Reader, first_seed: int, n: int, thresholds: Thresholds, folder: Path | None = None
+) -> Iterator[CaseRecord]:
+    """Read patients `first_seed` .. `first_seed` + n - 1 barely; those in the store are not read again.
+
+    Parameters
+    ----------
+    thresholds: their voxel threshold, temperature and organ size are read with.
+    folder: the store; None keeps nothing.
+
+    Raises
+    ------
+    ValueError: if a file of the store is damaged.
+    """
+    before, own = reader.thresholds, bare(thresholds)
+    place = folder / store_key(reader, own) if folder else None
+    bank: PromptBank | None = None
+    reader.thresholds = own
+    try:
+        for seed in range(first_seed, first_seed + n):
+            file = place / f"{seed}.json" if place else None
+            if file and file.exists():
+                yield load_record(file)
+                continue
+            bank = bank or PromptBank.of(reader)
+            case = make_case(seed)
+            reading = reader.read(case.volume)
+            record = CaseRecord(judge(case, reading), ask(case, reading.encoding, bank, reader.embed))
+            if file:
+                save_record(record, file)
+            yield record
+    finally:
+        reader.thresholds = before
+
+
+def store_key(reader: Reader, thresholds: Thresholds) -> str:
+    """Name of the folder of a reader's records."""
+    how = {**asdict(thresholds), "bf16": reader.bf16}
+    for name in ("lesion", "absent_below", "present_from", "raise_findings"):
+        del how[name]  # applied afterwards, by `training.judging.verdict`
+    total = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
+    for package in (core_model, training):
+        root = Path(str(package.__file__)).parent
+        for file in sorted([*root.glob("*.csv"), *root.rglob("*.py")]):
+            if package is core_model or file.parent.name == "phantoms" or file.stem in _MAKERS:
+                total.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return f"{VERSION.replace('/', '-')}-{reader.identity.digest[:16]}-{total.hexdigest()[:12]}"
+
+
+def save_record(record: CaseRecord, file: Path) -> None:
+    """Write a record; it is there whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(asdict(record)), encoding="utf-8")
+    part.replace(file)
+
+
+def load_record(file: Path) -> CaseRecord:
+    """Read what `save_record` wrote.
+
+    Raises
+    ------
+    ValueError: if the file is damaged.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return CaseRecord(_image_of(values["image"]), _words_of(values["words"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is no record of a patient ({error!r}); delete it, it is read again"
+        ) from error
+
+
+def _image_of(values: dict[str, Any]) -> ImageRecord:
+    candidates = [
+        CandidateRecord(**{**c, "overlaps": {int(k): v for k, v in c["overlaps"].items()}})
+        for c in values["candidates"]
+    ]
+    return ImageRecord(
+        seed=values["seed"],
+        planted=tuple(PlantedRecord(**p) for p in values["planted"]),
+        candidates=tuple(candidates),
+        findings=tuple(FindingRecord(**f) for f in values["findings"]),
+        abnormalities=tuple(values["abnormalities"]),
+        organ_dice=values["organ_dice"],
+    )
+
+
+def _words_of(values: dict[str, Any]) -> WordRecord:
+    vectors = {k: tuple(values[k]) for k in ("report_feature", "scan_feature")}
+    snippets = tuple(SnippetRecord(**s) for s in values["snippets"])
+    return WordRecord(**{**values, **vectors, "snippets": snippets})
