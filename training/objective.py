@@ -126,7 +126,9 @@ def organ_shares(labels: torch.Tensor) -> torch.Tensor:
     return shares[:, 1:]
 
 
-def mask_targets(batch: Sample, shares: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def mask_targets(
+    batch: Sample, shares: torch.Tensor, chosen: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Lesion masks and organ regions of the chosen abnormalities, both (B, T, D, H, W) bool."""
     label = {o.name: o.label for o in organs()}
     entries = [abnormalities()[i] for i in chosen.tolist()]
