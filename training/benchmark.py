@@ -25,10 +25,12 @@ from training.phantoms.dicom import (
     nearest,
     phantom_geometry,
 )
+from training.phantoms.procedural import COVERAGE
 from training.phantoms.study import make_phantom
 from training.phantoms.tissues import Phantom
 
-VERSION = "phantoms/1"
+VERSION = "phantoms/2"  # new whenever a seed gives another patient or another scan
+PARTIAL = 0.4  # share of the patients of whom only a part is scanned; our choice
 TEST_SEED, DEVELOPMENT_SEED = 1_000_000, 2_000_000
 MIN_OVERLAP = 0.1  # share of a planted lesion that a reported one must cover to have found it; our choice
 
@@ -51,10 +53,16 @@ class Case:
     phantom: Phantom
 
 
+def coverage_of(seed: int) -> str | None:
+    """The part of the body that is scanned of a patient of the benchmark; None for neck to thigh."""
+    rng = np.random.default_rng([seed, 5])
+    return None if rng.random() >= PARTIAL else str(rng.choice(sorted(COVERAGE)))
+
+
 def cases(first_seed: int, n: int, spacing_mm: float = 2.5) -> Iterator[Case]:
     """The benchmark's patients `first_seed` .. `first_seed` + n - 1, made one at a time."""
     for seed in range(first_seed, first_seed + n):
-        phantom = make_phantom(seed, spacing_mm=spacing_mm)
+        phantom = make_phantom(seed, spacing_mm=spacing_mm, coverage=coverage_of(seed))
         kernel = sorted(KERNELS)[seed % len(KERNELS)]
         settings = SeriesSettings(seed=seed, kernel=kernel)
         geometry = export_geometry(phantom, settings)

@@ -24,12 +24,10 @@ from training.losses import (
     organ_text_loss,
     sigmoid_alignment_loss,
 )
+from training.phantoms.disorders import UNMASKED
 from training.phantoms.tissues import IGNORE
 from training.prompts import texts_against, texts_for, texts_of_organ
 from training.samples import MIN_ORGAN_VOXELS, Sample
-
-# Diffuse abnormalities have no lesion mask: their mask is the organ itself.
-DIFFUSE = ("hepatic_steatosis",)
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def mask_targets(
     targets = []
     for index, entry in zip(chosen.tolist(), entries, strict=True):
         here = batch.lesions == index + 1
-        if entry.name in DIFFUSE:
+        if entry.name in UNMASKED:  # their mask is the organ itself
             positive = (batch.findings[:, index] == 1)[:, None, None, None]
             here = (batch.organs == label[entry.organ]) & positive
         targets.append(here)
