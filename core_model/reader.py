@@ -81,6 +81,12 @@ class Thresholds:
         """The score from which a lesion of this kind is reported."""
         return (self.lesion or {}).get(abnormality, 0.6)
 
+    def status(self, probability: float) -> Status:
+        """Present, absent, or undetermined between the two levels."""
+        if probability >= self.present_from:
+            return "present"
+        return "absent" if probability < self.absent_below else "undetermined"
+
 
 class Reader:
     """Reads volumes with one checkpoint on one device.
@@ -334,16 +340,11 @@ class Reader:
                     organ=entry.organ,
                     abnormality=entry.name,
                     probability=probability,
-                    status="present" if own else self._status(probability),
+                    status="present" if own else self.thresholds.status(probability),
                     position_lps_mm=(float(point[0]), float(point[1]), float(point[2])),
                 )
             )
         return tuple(findings)
-
-    def _status(self, probability: float) -> Status:
-        if probability >= self.thresholds.present_from:
-            return "present"
-        return "absent" if probability < self.thresholds.absent_below else "undetermined"
 
     def _encode(
         self,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
 from core_model.reader import Thresholds
-from core_model.reading import Reading, Status
+from core_model.reading import Reading
 from training.benchmark import Case
 
 MIN_OVERLAP = 0.1  # share of a planted lesion that reported ones must cover to have found it; our choice
@@ -196,7 +196,7 @@ def verdict(record: ImageRecord, thresholds: Thresholds) -> CaseResult:
     for f in record.findings:
         own = [c.score for c in kept if c.abnormality == f.abnormality and thresholds.raise_findings]
         probability = max([f.probability, *own])
-        status = "present" if own else status_of(probability, thresholds)
+        status = "present" if own else thresholds.status(probability)
         findings.append(FindingResult(record.seed, f.abnormality, probability, f.truth, status))
     return CaseResult(
         planted=tuple(_found(record.seed, p, kept) for p in record.planted),
@@ -206,13 +206,6 @@ def verdict(record: ImageRecord, thresholds: Thresholds) -> CaseResult:
         findings=tuple(findings),
         organ_dice=record.organ_dice,
     )
-
-
-def status_of(probability: float, thresholds: Thresholds) -> Status:
-    """Present, absent or between the two thresholds, as the reader decides it."""
-    if probability >= thresholds.present_from:
-        return "present"
-    return "absent" if probability < thresholds.absent_below else "undetermined"
 
 
 def is_true(candidate: CandidateRecord, planted: tuple[PlantedRecord, ...]) -> bool:

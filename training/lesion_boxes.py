@@ -20,8 +20,9 @@ from core_model.image_encoder import ImageFeatures
 from core_model.model import SightlineModel
 from core_model.volume import window
 from training.losses import lesion_box_loss
-from training.objective import TextBank, draw, mask_targets, organ_shares
+from training.objective import mask_targets, organ_shares
 from training.samples import Sample
+from training.text_bank import TextBank, draw
 
 STEP = 4  # voxels: corners lie on the coarsest grid that the decoder reads
 ON_LESIONS = 0.6  # share of the boxes that are put on a lesion, where the window has one; our choice

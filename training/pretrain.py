@@ -260,7 +260,8 @@ class Run:
         self.model.train()
         with LogBook(self.out, self.step) as log:
             batches = iter(loader)
-            for number in range(self.step, self.step + self.ahead()):
+            first = self.ahead() if self.step < end else 0  # a finished run has nothing to read ahead for
+            for number in range(self.step, self.step + first):
                 self.read(next(batches).to(self.device), number)
             while self.step < end:
                 losses = self._update(bank, next(batches), self.rng(self.step))
