@@ -6,13 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 
 from core_model.abnormality import abnormalities
 from core_model.reader import Reader, Thresholds
-from tests.tiny import body_volume, tiny_checkpoint
 from tests.training.verdicts import record, verdict
 from training.benchmark import TEST_SEED
 from training.case_store import CaseRecord
@@ -71,20 +68,6 @@ def test_summary_of_nothing() -> None:
     figures = summarise([])
     assert figures["studies"] == 0
     assert figures["mean_organ_dice"] is None
-
-
-@pytest.fixture
-def scan(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A checkpoint, a NIfTI CT and labels: what the reader says of it, as TotalSegmentator ids."""
-    tiny_checkpoint(tmp_path / "checkpoint")
-    hu = body_volume((20, 24, 26)).array.transpose(2, 1, 0)
-    affine = np.diag([-8.0, -8.0, 8.0, 1.0])
-    labels = np.zeros(hu.shape, np.uint8)
-    labels[4:16, 6:18, 4:14] = 5
-    labels[17:22, 6:18, 4:14] = 1
-    for array, name in ((hu, "ct.nii.gz"), (labels, "labels.nii.gz")):
-        nib.save(nib.Nifti1Image(array, affine), tmp_path / name)  # type: ignore[no-untyped-call]
-    return tmp_path / "checkpoint", tmp_path / "ct.nii.gz", tmp_path / "labels.nii.gz"
 
 
 RECORDS = [

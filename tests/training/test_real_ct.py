@@ -11,22 +11,7 @@ import pytest
 
 from core_model.anatomy import organs, v2_to_reading
 from core_model.reader import Reader
-from tests.tiny import body_volume, tiny_checkpoint
 from training.real_ct import pairs, real_ct_dice, summarise
-
-
-@pytest.fixture
-def scan(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A checkpoint, a NIfTI CT and labels: what the reader says of it, as TotalSegmentator ids."""
-    tiny_checkpoint(tmp_path / "checkpoint")
-    hu = body_volume((20, 24, 26)).array.transpose(2, 1, 0)
-    affine = np.diag([-8.0, -8.0, 8.0, 1.0])
-    labels = np.zeros(hu.shape, np.uint8)
-    labels[4:16, 6:18, 4:14] = 5
-    labels[17:22, 6:18, 4:14] = 1
-    for array, name in ((hu, "ct.nii.gz"), (labels, "labels.nii.gz")):
-        nib.save(nib.Nifti1Image(array, affine), tmp_path / name)  # type: ignore[no-untyped-call]
-    return tmp_path / "checkpoint", tmp_path / "ct.nii.gz", tmp_path / "labels.nii.gz"
 
 
 def test_dice_on_a_file_is_that_of_the_reading(scan: tuple[Path, Path, Path]) -> None:
