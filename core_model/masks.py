@@ -6,13 +6,14 @@ slab, because 36 organs on 300 slices of 512x512 would not fit into memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
 from core_model.volume import bounding_slices, resample, sub_geometry
 
@@ -63,21 +64,22 @@ def _extent(geometry: hd.VolumeGeometry, like: hd.Volume) -> tuple[slice, slice,
     return box[0], box[1], box[2]
 
 
-def region_of(probability: torch.Tensor, spacing_mm: float) -> dict[str, torch.Tensor]:
+def region_of(probability: torch.Tensor, spacing_mm: float, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """Where the evidence of each searched organ may lie: the organ grown by `REACH_MM`.
 
     Parameters
     ----------
     probability: (1 + O, D, H, W).
+    names: the reading organs that are searched.
 
     Returns
     -------
-    Organ name -> (D, H, W) bool, for the organs that the abnormality dictionary searches.
+    Organ name -> (D, H, W) bool.
     """
     label = probability.argmax(0)
     reach = max(1, round(REACH_MM / spacing_mm))
     regions = {}
-    for name in sorted({a.organ for a in abnormalities()}):
+    for name in sorted(set(names)):
         grown = (label == organ(name).label)[None, None].float()
         for axis in range(3):  # a cube, one axis at a time: 15 taps instead of 125
             kernel, padding = [1, 1, 1], [0, 0, 0]

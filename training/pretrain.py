@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from core_model.abnormality import abnormalities
 from core_model.checkpoint import save_checkpoint
 from core_model.inference import supports_bf16
 from core_model.model import ModelConfig, SightlineModel
@@ -228,6 +229,7 @@ class Run:
                 "seed": s.data["seed"],
                 "real_images": 0,
             },
+            "abnormalities": [a.name for a in abnormalities()],
             "steps": self.step,
             "batch": s.optimiser["batch"],
             "hours": round(self.seconds / 3600, 2),

@@ -90,11 +90,11 @@ def test_region_grows_the_organ_by_eight_millimetres() -> None:
     probability = torch.zeros(1 + len(organs()), 12, 12, 12)
     probability[0] = 0.5
     probability[LIVER, 5:7, 5:7, 5:7] = 1
-    region = region_of(probability, 4.0)["liver"]
+    region = region_of(probability, 4.0, ["liver", "liver"])["liver"]
     assert region.nonzero().min(0).values.tolist() == [3, 3, 3]
     assert region.nonzero().max(0).values.tolist() == [8, 8, 8]
     assert int(region.sum()) == 6**3
-    assert not bool(region_of(probability, 4.0)["pancreas"].any())
+    assert not bool(region_of(probability, 4.0, ["pancreas"])["pancreas"].any())
 
 
 @given(st.integers(0, 2**30), st.floats(0.7, 30), st.floats(0.6, 6), st.integers(1, 3))
