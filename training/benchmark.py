@@ -20,10 +20,13 @@ from training.phantoms.dicom import (
     nearest,
     phantom_geometry,
 )
+from training.phantoms.procedural import COVERAGE
+from training.phantoms.procedural import COVERAGE
 from training.phantoms.study import make_phantom
 from training.phantoms.tissues import Phantom
 
-VERSION = "phantoms/1"
+VERSION = "phantoms/2"  # new whenever a seed gives another patient or another scan
+PARTIAL = 0.4  # share of the patients of whom only a part is scanned; our choice
 TEST_SEED, DEVELOPMENT_SEED = 1_000_000, 2_000_000
 
 
@@ -45,9 +48,15 @@ class Case:
     phantom: Phantom
 
 
+def coverage_of(seed: int) -> str | None:
+    """The part of the body that is scanned of a patient of the benchmark; None for neck to thigh."""
+    rng = np.random.default_rng([seed, 5])
+    return None if rng.random() >= PARTIAL else str(rng.choice(sorted(COVERAGE)))
+
+
 def make_case(seed: int, spacing_mm: float = 2.5) -> Case:
     """The benchmark's patient of a seed."""
-    phantom = make_phantom(seed, spacing_mm=spacing_mm)
+    phantom = make_phantom(seed, spacing_mm=spacing_mm, coverage=coverage_of(seed))
     kernel = sorted(KERNELS)[seed % len(KERNELS)]
     settings = SeriesSettings(seed=seed, kernel=kernel)
     geometry = export_geometry(phantom, settings)

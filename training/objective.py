@@ -27,6 +27,7 @@ from training.losses import (
     organ_text_loss,
     sigmoid_alignment_loss,
 )
+from training.phantoms.disorders import UNMASKED
 from training.phantoms.tissues import IGNORE
 from training.report_memory import ReportMemory
 from training.samples import MIN_ORGAN_VOXELS, Sample
@@ -46,8 +47,6 @@ LOSSES = frozenset(
         "report",
     }
 )
-# Diffuse abnormalities have no lesion mask: their mask is the organ itself.
-DIFFUSE = ("hepatic_steatosis",)
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,7 @@ def mask_targets(
     targets = []
     for index, entry in zip(chosen.tolist(), entries, strict=True):
         here = batch.lesions == index + 1
-        if entry.name in DIFFUSE:
+        if entry.name in UNMASKED:  # their mask is the organ itself
             positive = (batch.findings[:, index] == 1)[:, None, None, None]
             here = (batch.organs == label[entry.organ]) & positive
         targets.append(here)
@@ -313,7 +312,6 @@ def _report(scene: _Scene, volume: torch.Tensor, memory: ReportMemory | None) ->
 
 
 __all__ = [
-    "DIFFUSE",
     "LOSSES",
     "Plan",
     "TextBank",

@@ -97,7 +97,7 @@ def crop(
 
     hu = pull(phantom.hu + 1024, "bilinear") - 1024
     organ_labels = pull(phantom.organs, "nearest").byte()
-    hu = _acquire(hu, rng)
+    hu = _acquire(hu, rng, spacing_mm)
     values = pull(phantom.lesions, "nearest").long()
     names = [a.name for a in abnormalities()]
     index = torch.zeros(256, dtype=torch.uint8)
@@ -154,16 +154,21 @@ def deformed_grid(rng: np.random.Generator, window: Sequence[int], spacing_mm: f
     return grid
 
 
-def _acquire(hu: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Slice thickness, kernel, noise, field of view and calibration of one scanner."""
-    if rng.random() < 0.35:  # thick slices: average over neighbours, then interpolate back
-        n = max(4, round(hu.shape[0] / uniform(rng, 1.2, 2.2)))
+def _acquire(hu: torch.Tensor, rng: np.random.Generator, spacing_mm: float) -> torch.Tensor:
+    """Slice thickness (0.6 to 8 mm), kernel, noise, field of view and calibration of one scanner."""
+    thickness_mm = math.exp(uniform(rng, math.log(0.6), math.log(8)))
+    if thickness_mm > spacing_mm:  # average over neighbours, then interpolate back
+        n = max(4, round(hu.shape[0] * spacing_mm / thickness_mm))
         thick = F.adaptive_avg_pool3d(hu[None, None], (n, *hu.shape[1:]))
         hu = F.interpolate(thick, size=hu.shape, mode="trilinear", align_corners=False)[0, 0]
     if rng.random() < 0.4:
         s = uniform(rng, 0.2, 0.8)
         hu = gaussian_blur(hu, (uniform(rng, 0, 0.5), s, s))
-    hu = hu + smooth_noise(rng, hu.shape, 1) * uniform(rng, 1, 22)
+    elif rng.random() < 0.3:  # a sharp kernel overshoots at edges
+        sharp = hu - gaussian_blur(hu, (0.0, 0.8, 0.8))
+        hu = hu + sharp * uniform(rng, 0.3, 1.2)
+    quiet = math.sqrt(min(1.0, spacing_mm / thickness_mm))  # thick slices average their noise
+    hu = hu + smooth_noise(rng, hu.shape, 1) * uniform(rng, 1, 22) * quiet
     hu = hu + smooth_noise(rng, hu.shape, 2.5) * uniform(rng, 0, 12)
     hu = hu * uniform(rng, 0.97, 1.03) + uniform(rng, -6, 6)
     if rng.random() < 0.25:  # circular field of view, padded outside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core_model.abnormality import abnormalities, abnormality
+from core_model.abnormality import Abnormality, abnormalities, abnormality
 from core_model.anatomy import organ, organs, structures, v2_to_reading
 
 
@@ -79,6 +79,32 @@ def test_every_abnormality_is_searched_in_a_reading_organ() -> None:
         assert a.snomed_code.isdigit()
         assert all(t.strip() for t in (*a.present, *a.absent))
         assert not set(a.present) & set(a.absent)
+
+
+# Verhoeff's dihedral group and its permutation (SNOMED CT, check-digit computation).
+_TIMES = (
+    "0123456789", "1234067895", "2340178956", "3401289567", "4012395678",
+    "5987604321", "6598710432", "7659821043", "8765932104", "9876543210",
+)  # fmt: skip
+_PERMUTED = (
+    "0123456789", "1576283094", "5803796142", "8916043527",
+    "9453126870", "4286573901", "2793806415", "7046913258",
+)  # fmt: skip
+
+
+def _check(code: str) -> int:
+    value = 0
+    for place, digit in enumerate(reversed(code)):
+        value = int(_TIMES[value][int(_PERMUTED[place % 8][int(digit)])])
+    return value
+
+
+@pytest.mark.parametrize("entry", abnormalities(), ids=lambda a: a.name)
+def test_snomed_codes_have_their_check_digit(entry: Abnormality) -> None:
+    assert _check(entry.snomed_code) == 0
+    assert entry.snomed_code[-3] == "0"  # a concept of the international edition
+    swapped = entry.snomed_code[:2] + entry.snomed_code[3] + entry.snomed_code[2] + entry.snomed_code[4:]
+    assert swapped == entry.snomed_code or _check(swapped) != 0
 
 
 def test_unknown_abnormality_names_what_is_known() -> None:

@@ -9,15 +9,17 @@ import torch
 from core_model.abnormality import abnormalities, abnormality
 from core_model.anatomy import structures
 from tests.training.small_anatomy import SPACING_MM, small_anatomy
-from training.phantoms.lesions import LesionKind, lesion_kinds, plant
-from training.phantoms.tissues import PLEURAL_FLUID, Anatomy, tissue
-
-DIFFUSE = ("hepatic_steatosis", "pleural_effusion")
-BULGING = ("renal_tumour", "renal_cyst", "colon_tumour", "pancreatic_tumour")
+from training.phantoms.disorders import UNMASKED, Disorder, disorders
+from training.phantoms.lesions import FIRST_DISORDERS, FIRST_KINDS, LesionKind, lesion_kinds, plant
+from training.phantoms.tissues import AIR, DISC, FAT, MUSCLE, SEROUS_FLUID, Anatomy, tissue
 
 
 def test_all_of_the_dictionary_can_be_planted() -> None:
-    assert {k.abnormality for k in lesion_kinds()} | set(DIFFUSE) == {a.name for a in abnormalities()}
+    shapes = {d.abnormality for d in disorders()}
+    assert {k.abnormality for k in lesion_kinds()} | shapes == {a.name for a in abnormalities()}
+    assert set(UNMASKED) < shapes
+    assert len(abnormalities()) >= 20
+    assert len({a.organ for a in abnormalities()}) >= 9
     names = {s.name: s.reading_organ for s in structures()}
     for kind in lesion_kinds():
         assert kind.organ == abnormality(kind.abnormality).organ
@@ -36,7 +38,7 @@ def test_a_wanted_lesion_lies_in_its_host(kind: LesionKind) -> None:
     mask = planting.lesions == 1
     hosts = [tissue(h) for h in kind.hosts]
     inside = torch.isin(anatomy.tissues, torch.tensor(hosts, dtype=torch.uint8))
-    if name in BULGING:
+    if kind.bulges != "no":
         assert bool((mask & inside).any())
     else:
         assert not bool((mask & ~inside).any())
@@ -69,19 +71,79 @@ def test_effusion_replaces_dependent_lung() -> None:
     planting = plant(anatomy, np.random.default_rng(1), [("pleural_effusion", 0.0)])
     [lesion] = planting.planted
     mask = planting.lesions == lesion.mask_value
-    assert bool((planting.tissues[mask] == PLEURAL_FLUID).all())
+    assert bool((planting.tissues[mask] == SEROUS_FLUID).all())
     lobe = tissue(f"lung_lower_lobe_{lesion.side}")
     assert set(anatomy.tissues[mask].tolist()) == {lobe}
     lung = anatomy.tissues == lobe
     assert float(mask.nonzero()[:, 1].float().mean()) > float(lung.nonzero()[:, 1].float().mean())
     assert 0.02 < int(mask.sum()) / int(lung.sum()) < 0.5
-    assert bool((anatomy.tissues != PLEURAL_FLUID).all()), "the anatomy itself must not change"
+    assert bool((anatomy.tissues != SEROUS_FLUID).all()), "the anatomy itself must not change"
 
 
-def test_steatosis_has_no_mask() -> None:
-    planting = plant(small_anatomy(), np.random.default_rng(1), [("hepatic_steatosis", 0.0)])
-    assert planting.planted[0].mask_value == 0
-    assert not bool(planting.lesions.any())
+def loose_anatomy() -> Anatomy:
+    """The boxes in fat instead of muscle: organs have room to grow."""
+    anatomy = small_anatomy()
+    anatomy.tissues[anatomy.tissues == MUSCLE] = FAT
+    return anatomy
+
+
+@pytest.mark.parametrize("disorder", disorders(), ids=lambda d: d.abnormality)
+def test_a_wanted_disorder_is_planted_in_its_organ(disorder: Disorder) -> None:
+    name = disorder.abnormality
+    anatomy = loose_anatomy()
+    planting = plant(anatomy, np.random.default_rng(3), [(name, 60.0)])
+    [lesion] = planting.planted
+    assert (lesion.abnormality, lesion.organ) == (name, abnormality(name).organ)
+    mask = planting.lesions == lesion.mask_value
+    if name in UNMASKED:
+        assert lesion.mask_value == 0
+        assert not bool(planting.lesions.any())
+    else:
+        assert set(planting.lesions.unique().tolist()) == {0, 1}
+        assert lesion.centre == pytest.approx(mask.nonzero().float().mean(0).tolist(), abs=1e-3)
+    changed = planting.tissues != anatomy.tissues
+    if name not in ("vertebral_fracture", "splenomegaly"):  # these change what is beside their mask
+        assert not bool((changed & ~mask).any())
+
+
+def test_what_replaces_what() -> None:
+    def values(name: str, diameter_mm: float = 0.0) -> set[int]:
+        anatomy = loose_anatomy()
+        planting = plant(anatomy, np.random.default_rng(3), [(name, diameter_mm)])
+        return set(planting.tissues[planting.tissues != anatomy.tissues].tolist())
+
+    assert values("pneumothorax") == {AIR}
+    assert values("pericardial_effusion") == {SEROUS_FLUID}
+    assert values("hiatal_hernia") == {tissue("stomach")}
+    assert values("aortic_aneurysm", 60.0) == {tissue("aorta")}
+    assert values("splenomegaly") == {tissue("spleen")}
+    assert values("vertebral_fracture") == {DISC}
+
+
+def test_an_enlarged_spleen_is_much_larger() -> None:
+    anatomy = loose_anatomy()
+    grown = plant(anatomy, np.random.default_rng(3), [("splenomegaly", 0.0)]).tissues == tissue("spleen")
+    small = anatomy.tissues == tissue("spleen")
+    assert bool(grown[small].all())
+    assert int(grown.sum()) > 1.6 * int(small.sum())
+
+
+def test_an_aneurysm_has_the_diameter_that_was_asked_for() -> None:
+    [lesion] = plant(loose_anatomy(), np.random.default_rng(3), [("aortic_aneurysm", 60.0)]).planted
+    assert 30 < lesion.diameter_mm < 72
+
+
+def test_what_was_added_later_leaves_the_first_lesions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [plant(small_anatomy(), np.random.default_rng(s)) for s in range(8)]
+    first_shapes, first_kinds = disorders()[:FIRST_DISORDERS], lesion_kinds()[:FIRST_KINDS]
+    monkeypatch.setattr("training.phantoms.lesions.disorders", lambda: first_shapes)
+    monkeypatch.setattr("training.phantoms.lesions.lesion_kinds", lambda: first_kinds)
+    for seed, planting in enumerate(whole):
+        alone = plant(small_anatomy(), np.random.default_rng(seed))
+        n = len(alone.planted)
+        assert planting.planted[:n] == alone.planted
+        own = alone.lesions > 0
+        assert torch.equal(planting.lesions[own], alone.lesions[own])
 
 
 def test_same_seed_same_lesions() -> None:

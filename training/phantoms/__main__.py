@@ -11,10 +11,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from training.phantoms.contact_sheet import write_sheet
+from training.phantoms.disorders import disorders
 from training.phantoms.lesions import lesion_kinds
+from training.phantoms.procedural import COVERAGE
 from training.phantoms.scanner import PHASES
 from training.phantoms.study import make_phantom, write_study
 from training.phantoms.tissues import Phantom
+
+
+def _without_size() -> list[str]:
+    return [d.abnormality for d in disorders() if d.diameter_mm is None]
 
 
 def lesion_argument(text: str) -> tuple[str, float]:
@@ -28,9 +34,9 @@ def lesion_argument(text: str) -> tuple[str, float]:
     (('liver_tumour', 25.0), ('pleural_effusion', 0.0))
     """
     name, colon, size = text.partition(":")
-    if name in ("pleural_effusion", "hepatic_steatosis"):
+    if name in _without_size():
         return name, 0.0
-    known = [k.abnormality for k in lesion_kinds()]
+    known = [*(k.abnormality for k in lesion_kinds()), *(d.abnormality for d in disorders())]
     if name not in known:
         raise ValueError(f"lesion {name!r} is not known; choose of {', '.join(known)}")
     try:
@@ -69,12 +75,13 @@ def parser() -> argparse.ArgumentParser:
         description="Synthetic CT studies with known truth. Same seed and arguments, same study.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    kinds = ", ".join(f"{k.abnormality} ({k.diameter_mm[0]}-{k.diameter_mm[1]} mm)" for k in lesion_kinds())
+    sized = [(k.abnormality, k.diameter_mm) for k in (*lesion_kinds(), *disorders()) if k.diameter_mm]
+    kinds = ", ".join(f"{name} ({low:.0f}-{high:.0f} mm)" for name, (low, high) in sized)
     study = commands.add_parser(
         "study",
         help="write one study: DICOM series, truth, report",
         description="Writes dicom/*.dcm, truth.json, truth_lesions.nii.gz, truth_organs.nii.gz, report.txt.",
-        epilog=f"Lesions: {kinds}; without a size: pleural_effusion, hepatic_steatosis. "
+        epilog=f"Lesions: {kinds}; without a size: {', '.join(_without_size())}. "
         "Example: python -m training.phantoms study --seed 7 --out study7 --slices 300 --matrix 512 "
         "--lesion liver_tumour:25mm",
     )
@@ -86,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--healthy", action="store_true", help="plant nothing")
     study.add_argument("--phase", choices=PHASES, help="contrast phase (default: drawn)")
     study.add_argument("--spacing", type=float, default=2.0, metavar="MM", help="phantom voxel (default 2.0)")
+    study.add_argument("--coverage", choices=sorted(COVERAGE), help="part of the body (default: all)")
     study.add_argument("--height", type=float, metavar="MM", help="scan length (default: neck to thigh)")
     sheet = commands.add_parser(
         "sheet",
@@ -112,6 +120,7 @@ def run_study(arguments: argparse.Namespace, console: Console) -> None:
             phase=arguments.phase,
             spacing_mm=arguments.spacing,
             height_mm=arguments.height,
+            coverage=arguments.coverage,
             progress=lambda stage, share: bar.update(tasks[stage], completed=share),
         )
     print(f"{len(study.series.files)} images, {study.phantom.phase}, in {arguments.out}")

@@ -1,6 +1,6 @@
-"""Planting abnormalities into an anatomy: where they lie, how large they are, their masks.
+"""Planting abnormalities into an anatomy: lumps in organs, and what `disorders` does to shapes.
 
-Grey values are the scanner's business. Frequencies and sizes are our choice: every
+Grey values are the scanner's business (`lesion_hu`). Frequencies and sizes are our choice: every
 abnormality must be met often in training, not as often as in a hospital.
 """
 
@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
 from core_model.anatomy import structures
+from training.phantoms.disorders import Disorder, Site, disorders, lobes
 from training.phantoms.fields import smooth_noise, uniform
-from training.phantoms.tissues import PLEURAL_FLUID, Anatomy, PlantedLesion, tissue
+from training.phantoms.tissues import FAT, Anatomy, PlantedLesion, tissue
+
+# The first abnormalities of both tables are drawn from the patient's own generator, those that were
+# added later from a child of it: so a seed keeps what it had when the tables grow.
+FIRST_DISORDERS, FIRST_KINDS = 2, 10
+Place = Literal["inside", "dependent", "surface", "front"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,9 @@ class LesionKind:
     chance: probability that a patient has it.
     inset_mm: how far its centre keeps from the host's surface.
     irregular: strength of the surface's noise, 0 = ellipsoid.
+    place: where its centre lies: anywhere "inside", on the "dependent" (posterior) wall, on the
+        "surface", or on the upper and anterior surface ("front").
+    bulges: whether it may extend a little beyond its host, and through "fat" as far as it reaches.
     """
 
     abnormality: str
@@ -40,27 +50,54 @@ class LesionKind:
     chance: float
     inset_mm: float = 0.0
     irregular: float = 0.15
-
-
-def _lobes() -> tuple[str, ...]:
-    return tuple(s.name for s in structures() if s.name.startswith("lung_"))
+    place: Place = "inside"
+    bulges: Literal["no", "little", "fat"] = "no"
 
 
 def lesion_kinds() -> tuple[LesionKind, ...]:
     """All plantable focal abnormalities; later ones are painted over earlier ones."""
     kidneys = ("kidney_left", "kidney_right")
+    adrenals = ("adrenal_gland_left", "adrenal_gland_right")
+    bladder = ("urinary_bladder",)
+    lumbar, thoracic = (_named(f"vertebrae_{letter}") for letter in "LT")
     return (
         LesionKind("liver_tumour", "liver", ("liver",), (8, 60), (1, 5), 0.5, 3.0, 0.35),
         LesionKind("liver_cyst", "liver", ("liver",), (6, 45), (1, 3), 0.25, 2.0, 0.05),
-        LesionKind("renal_tumour", "kidneys", kidneys, (12, 55), (1, 1), 0.3, 0.0, 0.25),
-        LesionKind("renal_cyst", "kidneys", kidneys, (8, 45), (1, 3), 0.3, 0.0, 0.04),
+        LesionKind("renal_tumour", "kidneys", kidneys, (12, 55), (1, 1), 0.3, 0.0, 0.25, bulges="little"),
+        LesionKind("renal_cyst", "kidneys", kidneys, (8, 45), (1, 3), 0.3, 0.0, 0.04, bulges="little"),
         LesionKind("kidney_stone", "kidneys", kidneys, (4, 12), (1, 2), 0.2, 6.0, 0.1),
-        LesionKind("pancreatic_tumour", "pancreas", ("pancreas",), (12, 40), (1, 1), 0.3, 0.0, 0.3),
-        LesionKind("lung_nodule", "lung", _lobes(), (5, 35), (1, 4), 0.4, 2.0, 0.3),
-        LesionKind("colon_tumour", "colon", ("colon",), (18, 45), (1, 1), 0.25, 0.0, 0.3),
-        LesionKind("gallstones", "gallbladder", ("gallbladder",), (4, 16), (1, 3), 0.3, 0.0, 0.1),
-        LesionKind("aortic_calcification", "aorta", ("aorta",), (4, 12), (2, 6), 0.3, 0.0, 0.3),
+        LesionKind(
+            "pancreatic_tumour", "pancreas", ("pancreas",), (12, 40), (1, 1), 0.3, 0.0, 0.3, bulges="little"
+        ),
+        LesionKind("lung_nodule", "lung", lobes(), (5, 35), (1, 4), 0.4, 2.0, 0.3),
+        LesionKind("colon_tumour", "colon", ("colon",), (18, 45), (1, 1), 0.25, 0.0, 0.3, bulges="little"),
+        LesionKind(
+            "gallstones", "gallbladder", ("gallbladder",), (4, 16), (1, 3), 0.3, 0.0, 0.1, place="dependent"
+        ),
+        LesionKind(
+            "aortic_calcification", "aorta", ("aorta",), (4, 12), (2, 6), 0.3, 0.0, 0.3, place="surface"
+        ),
+        LesionKind("liver_haemangioma", "liver", ("liver",), (10, 50), (1, 2), 0.15, 3.0, 0.12),
+        LesionKind(
+            "pancreatic_cyst", "pancreas", ("pancreas",), (8, 35), (1, 2), 0.15, 0.0, 0.06, bulges="fat"
+        ),
+        LesionKind("adrenal_mass", "adrenals", adrenals, (12, 45), (1, 1), 0.18, 0.0, 0.12, bulges="fat"),
+        LesionKind(
+            "bladder_tumour", "urinary_bladder", bladder, (12, 40), (1, 1), 0.15, 0.0, 0.25, place="surface"
+        ),
+        LesionKind(
+            "bladder_stone", "urinary_bladder", bladder, (5, 25), (1, 2), 0.12, 0.0, 0.1, place="dependent"
+        ),
+        LesionKind(
+            "coronary_calcification", "heart", ("heart",), (4, 10), (2, 6), 0.2, 0.0, 0.4, place="front"
+        ),
+        LesionKind("lumbar_metastasis", "lumbar_spine", lumbar, (10, 30), (1, 2), 0.15, 5.0, 0.3),
+        LesionKind("thoracic_metastasis", "thoracic_spine", thoracic, (8, 25), (1, 3), 0.15, 4.0, 0.3),
     )
+
+
+def _named(prefix: str) -> tuple[str, ...]:
+    return tuple(s.name for s in structures() if s.name.startswith(prefix))
 
 
 @dataclass(frozen=True)
@@ -71,7 +108,7 @@ class Planting:
     ----------
     planted: what lies where.
     lesions: (D, H, W) uint8, value = `PlantedLesion.mask_value`, 0 elsewhere.
-    tissues: (D, H, W) uint8, the anatomy after planting (pleural fluid replaces lung).
+    tissues: (D, H, W) uint8, the anatomy after planting (fluid replaces lung).
     """
 
     planted: tuple[PlantedLesion, ...]
@@ -89,8 +126,8 @@ def plant(
     Parameters
     ----------
     anatomy: where to plant; organs that are not in it get nothing.
-    wanted: (abnormality, diameter in mm) pairs; None draws them by each kind's chance.
-        "hepatic_steatosis" and "pleural_effusion" are diffuse: their diameter is ignored.
+    wanted: (abnormality, diameter in mm) pairs; None draws them by each kind's chance. The
+        diameter of those without a size (`disorders`) is ignored.
 
     Raises
     ------
@@ -100,49 +137,44 @@ def plant(
     tissues = anatomy.tissues.clone()
     planted: list[PlantedLesion] = []
     kinds = {k.abnormality: k for k in lesion_kinds()}
+    shapes = {d.abnormality: d for d in disorders()}
     if wanted is None:
-        orders = _draw(rng)
+        later = rng.spawn(1)[0]
+        first_orders = _draw(rng, disorders()[:FIRST_DISORDERS], lesion_kinds()[:FIRST_KINDS])
+        orders = [(name, size, rng) for name, size in first_orders]
+        later_orders = _draw(later, disorders()[FIRST_DISORDERS:], lesion_kinds()[FIRST_KINDS:])
+        orders += [(name, size, later) for name, size in later_orders]
     else:
-        unknown = [n for n, _ in wanted if n not in kinds and n not in _DIFFUSE]
+        unknown = [n for n, _ in wanted if n not in kinds and n not in shapes]
         if unknown:
             raise ValueError(
-                f"lesion {unknown[0]!r} cannot be planted; choose of {sorted([*kinds, *_DIFFUSE])}"
+                f"lesion {unknown[0]!r} cannot be planted; choose of {sorted([*kinds, *shapes])}"
             )
-        orders = list(wanted)
-    for name, diameter_mm in orders:
-        value = len(planted) + 1
-        if name == "hepatic_steatosis":
-            lesion = PlantedLesion(name, "liver", "", (0.0, 0.0, 0.0), 0.0, 0)
-            done: PlantedLesion | None = lesion if bool((tissues == tissue("liver")).any()) else None
-        elif name == "pleural_effusion":
-            done = _effusion(tissues, lesions, rng, value, anatomy.spacing_mm)
+        orders = [(name, size, rng) for name, size in wanted]
+    for name, diameter_mm, generator in orders:
+        site = Site(tissues, lesions, anatomy.spacing_mm, len(planted) + 1)
+        if name in shapes:
+            done = shapes[name].plant(site, generator, diameter_mm)
         else:
-            done = _focal(
-                kinds[name],
-                diameter_mm,
-                tissues,
-                lesions,
-                rng,
-                value=value,
-                spacing_mm=anatomy.spacing_mm,
-            )
+            done = _focal(kinds[name], diameter_mm, site, generator)
         if done is not None:
             planted.append(done)
         elif wanted is not None:
-            raise ValueError(f"lesion {name!r} was asked for, but its organ is not in this anatomy")
+            raise ValueError(
+                f"lesion {name!r} was asked for, but its organ is not in this anatomy, or has no room for it"
+            )
     return Planting(planted=tuple(planted), lesions=lesions, tissues=tissues)
 
 
-_DIFFUSE = ("hepatic_steatosis", "pleural_effusion")
-
-
-def _draw(rng: np.random.Generator) -> list[tuple[str, float]]:
+def _draw(
+    rng: np.random.Generator, shapes: Sequence[Disorder], kinds: Sequence[LesionKind]
+) -> list[tuple[str, float]]:
     orders: list[tuple[str, float]] = []
-    if rng.random() < 0.2:
-        orders.append(("hepatic_steatosis", 0.0))
-    if rng.random() < 0.25:
-        orders.append(("pleural_effusion", 0.0))
-    for kind in lesion_kinds():
+    for shape in shapes:
+        if rng.random() < shape.chance:
+            size = 0.0 if shape.diameter_mm is None else uniform(rng, *shape.diameter_mm)
+            orders.append((shape.abnormality, size))
+    for kind in kinds:
         if rng.random() < kind.chance:
             for _ in range(int(rng.integers(kind.count[0], kind.count[1] + 1))):
                 low, high = np.log(kind.diameter_mm)
@@ -156,16 +188,10 @@ def _surface(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _focal(
-    kind: LesionKind,
-    diameter_mm: float,
-    tissues: torch.Tensor,
-    lesions: torch.Tensor,
-    rng: np.random.Generator,
-    *,
-    value: int,
-    spacing_mm: float,
+    kind: LesionKind, diameter_mm: float, site: Site, rng: np.random.Generator
 ) -> PlantedLesion | None:
-    """One lump of `kind`, painted into `lesions` in place; None where there is no room."""
+    """One lump of `kind`, painted into the lesion mask in place; None where there is no room."""
+    tissues, lesions, spacing_mm = site.tissues, site.lesions, site.spacing_mm
     names = list(kind.hosts)
     rng.shuffle(names)
     for host in names:
@@ -175,18 +201,18 @@ def _focal(
             continue
         centre = _centre(kind, host_mask, where, rng, spacing_mm)
         mask, box = _lump(kind, diameter_mm, tuple(tissues.shape), centre, rng, spacing_mm=spacing_mm)
-        organ_here = _host_region(kind, host_mask[box])
+        organ_here = _host_region(kind, host_mask[box], tissues[box])
         mask = mask & organ_here & (lesions[box] == 0)
         if not bool(mask.any()):
             continue
-        lesions[box][mask] = value
+        lesions[box][mask] = site.value
         side = "left" if host.endswith("left") else "right" if host.endswith("right") else ""
         index = mask.nonzero().float().mean(0)
         offset = torch.tensor([float(s.start) for s in box])
         z, y, x = (index + offset).tolist()
         volume = float(mask.sum()) * spacing_mm**3
         equivalent_mm = float(np.cbrt(6 * volume / np.pi))
-        return PlantedLesion(kind.abnormality, kind.organ, side, (z, y, x), equivalent_mm, value)
+        return PlantedLesion(kind.abnormality, kind.organ, side, (z, y, x), equivalent_mm, site.value)
     return None
 
 
@@ -198,10 +224,14 @@ def _centre(
     spacing_mm: float,
 ) -> tuple[int, int, int]:
     """A voxel of the host to put the lesion's centre on."""
-    if kind.abnormality == "gallstones":  # stones lie on the dependent (posterior) wall
+    if kind.place == "dependent":
         where = where[where[:, 1] >= where[:, 1].float().quantile(0.6)]
-    if kind.abnormality == "aortic_calcification":
+    if kind.place in ("surface", "front"):
         where = _surface(host_mask).nonzero()
+    if kind.place == "front":  # the grooves where the coronary arteries run
+        low, high = where.min(0).values, where.max(0).values
+        share = (where - low).float() / (high - low).clamp_min(1)  # (N, 3)
+        where = where[(share[:, 0] > 0.45) & (share[:, 0] - share[:, 1] > -0.15)]
     inset = round(kind.inset_mm / spacing_mm)
     for _ in range(20):
         z, y, x = where[int(rng.integers(len(where)))].tolist()
@@ -217,11 +247,13 @@ def _centre(
     return z, y, x
 
 
-def _host_region(kind: LesionKind, host: torch.Tensor) -> torch.Tensor:
-    """Where the lesion may extend: inside its host, or bulging a little beyond the surface."""
-    if kind.abnormality in ("renal_tumour", "renal_cyst", "colon_tumour", "pancreatic_tumour"):
-        return torch.nn.functional.max_pool3d(host[None, None].float(), 7, 1, 3)[0, 0] > 0.5
-    return host
+def _host_region(kind: LesionKind, host: torch.Tensor, tissues: torch.Tensor) -> torch.Tensor:
+    """Where the lesion may extend: inside its host, or bulging beyond its surface (`LesionKind.bulges`)."""
+    if kind.bulges == "no":
+        return host
+    if kind.bulges == "fat":
+        return host | (tissues == FAT)
+    return torch.nn.functional.max_pool3d(host[None, None].float(), 7, 1, 3)[0, 0] > 0.5
 
 
 def _lump(
@@ -250,30 +282,3 @@ def _lump(
     mask = torch.sqrt(r2) + wobble < 1
     mask |= r2 < 0.1
     return mask, (box[0], box[1], box[2])
-
-
-def _effusion(
-    tissues: torch.Tensor,
-    lesions: torch.Tensor,
-    rng: np.random.Generator,
-    value: int,
-    spacing_mm: float,
-) -> PlantedLesion | None:
-    """Fluid in the dependent part of one pleural space; it replaces lung tissue in place."""
-    side = "left" if rng.random() < 0.5 else "right"
-    lobes = [tissue(n) for n in _lobes() if n.endswith(side)]
-    lung = torch.isin(tissues, torch.tensor(lobes, dtype=tissues.dtype))
-    where = lung.nonzero().float()
-    if len(where) < 2000:
-        return None
-    # Height above the dependent (posterior, basal) corner; the fluid level tilts with the diaphragm.
-    tilt = uniform(rng, 0.1, 0.5)
-    height = -where[:, 1] + tilt * where[:, 0]
-    level = torch.quantile(height[:: max(1, len(height) // 100_000)], uniform(rng, 0.08, 0.35))
-    grid_y = torch.arange(tissues.shape[1])[None, :, None].float()
-    grid_z = torch.arange(tissues.shape[0])[:, None, None].float()
-    mask = lung & ((-grid_y + tilt * grid_z) < level)
-    tissues[mask] = PLEURAL_FLUID
-    lesions[mask] = value
-    z, y, x = mask.nonzero().float().mean(0).tolist()
-    return PlantedLesion("pleural_effusion", "lung", side, (z, y, x), 0.0, value)

@@ -72,6 +72,91 @@ POSITIVE: dict[str, tuple[str, ...]] = {
         "Layering {side} pleural fluid",
         "There is a {side} pleural effusion in the dependent part of the chest",
     ),
+    "liver_haemangioma": (
+        "{size} haemangioma {where} with peripheral nodular enhancement",
+        "Well-defined lesion of {size} {where} with centripetal fill-in, typical of a hemangioma",
+        "A benign cavernous haemangioma measuring {size} is seen {where}",
+    ),
+    "pancreatic_cyst": (
+        "Cystic lesion of {size} {where}",
+        "{size} fluid-density lesion {where}, probably a side-branch IPMN",
+        "There is a thin-walled cyst of {size} {where}",
+    ),
+    "hydronephrosis": (
+        "{side} hydronephrosis",
+        "Dilatation of the {side} renal pelvis and calyces",
+        "The {side} collecting system is dilated",
+    ),
+    "splenomegaly": (
+        "Splenomegaly",
+        "The spleen is enlarged",
+        "Marked enlargement of the spleen",
+    ),
+    "adrenal_mass": (
+        "{size} nodule {where}",
+        "There is a {size} adrenal mass {where}",
+        "Round adrenal lesion measuring {size} {where}, likely an adenoma",
+    ),
+    "bladder_tumour": (
+        "Polypoid mass {where} measuring {size}, suspicious for urothelial carcinoma",
+        "There is a {size} soft-tissue mass {where}",
+        "{size} focal wall thickening {where}, concerning for a bladder tumour",
+    ),
+    "bladder_stone": (
+        "Calcified stone of {size} {where}",
+        "{size} calculus layering {where}",
+        "A bladder stone measuring {size} lies {where}",
+    ),
+    "pericardial_effusion": (
+        "Pericardial effusion",
+        "There is fluid in the pericardial sac",
+        "Circumferential pericardial fluid",
+    ),
+    "coronary_calcification": (
+        "Coronary artery calcification",
+        "Calcified plaque of the coronary arteries",
+        "There are coronary artery calcifications",
+    ),
+    "aortic_aneurysm": (
+        "Aortic aneurysm with a diameter of {size}",
+        "Fusiform aneurysm {where} measuring {size}",
+        "The aorta is dilated to {size}",
+    ),
+    "lung_consolidation": (
+        "Consolidation with air bronchograms {where}",
+        "Airspace opacity {where}, compatible with pneumonia",
+        "There is pulmonary consolidation {where}",
+    ),
+    "emphysema": (
+        "Centrilobular emphysema",
+        "Emphysematous changes of both lungs",
+        "Pulmonary emphysema with upper lobe predominance",
+    ),
+    "pneumothorax": (
+        "{side} pneumothorax",
+        "There is a {side} pneumothorax",
+        "Air in the {side} pleural space with partial collapse of the lung",
+    ),
+    "hiatal_hernia": (
+        "Sliding hiatal hernia",
+        "There is a hiatus hernia",
+        "Part of the stomach has herniated into the chest",
+    ),
+    "vertebral_fracture": (
+        "Compression fracture of a lumbar vertebra with loss of height",
+        "Wedge-shaped compression deformity of a lumbar vertebral body",
+        "There is a lumbar vertebral compression fracture",
+    ),
+    "lumbar_metastasis": (
+        "Focal bone lesion of {size} {where}, suspicious for metastasis",
+        "There is a {size} bone metastasis {where}",
+        "{size} metastatic lesion of a vertebral body {where}",
+    ),
+    "thoracic_metastasis": (
+        "Focal bone lesion of {size} {where}, suspicious for metastasis",
+        "There is a {size} bone metastasis {where}",
+        "{size} metastatic lesion of a vertebral body {where}",
+    ),
     "hepatic_steatosis": (
         "Diffusely decreased attenuation of the liver, consistent with steatosis",
         "The liver is of diffusely low density, in keeping with fatty infiltration",
@@ -84,6 +169,33 @@ FURTHER = (
     "A further lesion of {size} {where}",
     "Another similar lesion {where}, {size}",
     "An additional {size} lesion {where}",
+)
+
+# Said once, however many there are: nobody counts them.
+SUMMED = ("aortic_calcification", "coronary_calcification")
+
+# Added to a finding, before its reference: doubt, and comparison with an earlier study.
+DOUBT = (
+    ", although not fully characterised on this examination",
+    ", likely but not certain",
+    ", for which correlation is suggested",
+    ", probably",
+)
+COMPARISON = (
+    ", unchanged compared with the prior examination",
+    ", new since the prior study",
+    ", stable in comparison with the previous CT",
+    ", not present on the prior examination",
+)
+
+# Absence in general terms: {name} is what a person reads, "liver tumour".
+ABSENT = (
+    "No CT evidence of {name}.",
+    "No convincing evidence of {name}.",
+    "No new {name} compared with the prior examination.",
+    "Negative for {name}.",
+    "{name} is not identified.",
+    "No definite {name}, within the limits of the examination.",
 )
 
 # Absence, besides the dictionary's wordings.
@@ -106,29 +218,43 @@ NEGATIVE: dict[str, tuple[str, ...]] = {
     "colon_tumour": ("No colonic mass or wall thickening.", "No suspicious lesion of the colon."),
     "gallstones": ("No radiopaque gallstones.", "The gallbladder is free of stones."),
     "aortic_calcification": ("No significant aortic atherosclerosis.", "No calcified plaque of the aorta."),
+    "liver_haemangioma": ("No haemangioma of the liver.",),
+    "pancreatic_cyst": ("No cystic pancreatic lesion.", "No pancreatic cysts."),
+    "hydronephrosis": ("No hydronephrosis on either side.", "No dilatation of the collecting systems."),
+    "splenomegaly": ("The spleen is normal in size.", "Spleen not enlarged."),
+    "adrenal_mass": ("No adrenal nodule.", "Both adrenal glands are slender.", "Adrenals: normal."),
+    "bladder_tumour": ("Smooth bladder wall.", "No focal thickening of the bladder wall."),
+    "bladder_stone": ("No bladder calculi.", "No stone in the bladder."),
+    "pericardial_effusion": ("No pericardial fluid.", "No significant pericardial effusion."),
+    "coronary_calcification": ("No coronary artery calcification.", "No calcified coronary plaque."),
+    "aortic_aneurysm": ("No aneurysm of the aorta.", "The aorta is of normal calibre."),
+    "lung_consolidation": ("No airspace consolidation.", "No consolidation or infiltrate."),
+    "emphysema": ("No emphysematous change.", "No pulmonary emphysema."),
+    "pneumothorax": ("No pneumothorax on either side.", "No pneumothorax is seen."),
+    "hiatal_hernia": ("No hiatus hernia.", "No herniation of the stomach."),
+    "vertebral_fracture": ("The lumbar spine is unremarkable.",),
+    "lumbar_metastasis": ("No suspicious bone lesion of the lumbar spine.",),
+    "thoracic_metastasis": ("No suspicious bone lesion of the thoracic spine.",),
 }
 
-# Organs without an entry in the abnormality dictionary, and general remarks that contradict nothing.
+# General remarks: of organs without an entry in the abnormality dictionary, and of others that
+# have nothing wrong with them.
 NORMAL: dict[str, tuple[str, ...]] = {
-    "adrenals": (
-        "The adrenal glands are unremarkable.",
-        "Adrenals: normal.",
-        "Both adrenal glands are slender.",
-    ),
-    "aorta": ("The aorta is of normal calibre.", "No aortic aneurysm."),
+    "adrenals": ("The adrenal glands are unremarkable.",),
+    "aorta": ("The aorta is unremarkable.",),
     "autochthon": ("The paraspinal muscles are symmetrical.",),
     "duodenum": ("The duodenum is unremarkable.",),
     "esophagus": ("The oesophagus is not dilated.", "Unremarkable esophagus."),
     "gallbladder": ("The gallbladder wall is not thickened.", "Gallbladder distended, thin-walled."),
-    "heart": ("Heart size is normal.", "No pericardial effusion.", "The heart is not enlarged."),
+    "heart": ("Heart size is normal.", "The heart is not enlarged."),
     "hip": ("No destructive lesion of the pelvis.", "The bony pelvis is intact."),
     "iliac_artery": ("The iliac arteries are patent.",),
     "iliopsoas": ("The psoas muscles are symmetrical.",),
     "inferior_vena_cava": ("The inferior vena cava is patent.",),
-    "kidneys": ("The kidneys are normal in size and position.", "No hydronephrosis."),
+    "kidneys": ("The kidneys are normal in size and position.",),
     "liver": ("The liver is of normal size.", "Smooth liver contour."),
-    "lumbar_spine": ("No fracture of the lumbar spine.", "Lumbar vertebrae of normal height."),
-    "lung": ("No consolidation.", "The lungs are well expanded."),
+    "lumbar_spine": ("The lumbar spine is unremarkable.",),
+    "lung": ("The lungs are well expanded.",),
     "pancreas": ("The pancreatic duct is not dilated.",),
     "portal_vein_and_splenic_vein": (
         "The portal vein is patent.",
@@ -138,11 +264,11 @@ NORMAL: dict[str, tuple[str, ...]] = {
     "sacrum": ("The sacrum is unremarkable.",),
     "small_bowel": ("No small bowel obstruction.", "Small bowel loops are of normal calibre."),
     "colon": ("No colonic obstruction.", "The colon is not dilated."),
-    "spleen": ("The spleen is normal in size.", "Spleen: homogeneous, not enlarged.", "No splenomegaly."),
+    "spleen": ("Spleen: homogeneous.",),
     "stomach": ("The stomach is unremarkable.", "No gastric wall thickening."),
     "thoracic_spine": ("No fracture of the thoracic spine.", "Thoracic vertebrae of normal height."),
     "trachea": ("The central airways are patent.", "Trachea and main bronchi are clear."),
-    "urinary_bladder": ("The urinary bladder is unremarkable.", "Smooth bladder wall."),
+    "urinary_bladder": ("The urinary bladder is unremarkable.",),
 }
 
 REFERENCES = (

@@ -31,10 +31,21 @@ from training.phantoms.procedural_trunk import Build, Trunk, paint_trunk
 from training.phantoms.tissues import Anatomy
 
 ATLAS_TOP, ATLAS_BOTTOM = 352.0, -246.0  # mm: lower neck to below the bladder
+# What is scanned when not the whole trunk: lowest and highest level, mm; our choice.
+COVERAGE = {
+    "chest": (118.0, 352.0),
+    "abdomen": (-60.0, 205.0),
+    "pelvis": (-246.0, -20.0),
+    "abdomen and pelvis": (-246.0, 205.0),
+    "chest and abdomen": (-60.0, 352.0),
+}
 
 
 def procedural_anatomy(
-    rng: np.random.Generator, spacing_mm: float = 3.0, height_mm: float | None = None
+    rng: np.random.Generator,
+    spacing_mm: float = 3.0,
+    height_mm: float | None = None,
+    coverage: str | None = None,
 ) -> Anatomy:
     """A random body between neck and thigh.
 
@@ -44,6 +55,7 @@ def procedural_anatomy(
     spacing_mm: isotropic voxel size, mm.
     height_mm: length of the scan; a random window of the trunk of that length. None scans from
         the lower neck to below the bladder, about 600 mm.
+    coverage: one of `COVERAGE` instead of the whole trunk; `height_mm` then cuts that.
 
     Returns
     -------
@@ -51,8 +63,11 @@ def procedural_anatomy(
 
     Raises
     ------
-    ValueError: if `spacing_mm` is not within 1..12, or `height_mm` is shorter than 8 voxels.
+    ValueError: if `spacing_mm` is not within 1..12, `height_mm` is shorter than 8 voxels, or
+        `coverage` is unknown.
     """
+    if coverage is not None and coverage not in COVERAGE:
+        raise ValueError(f"coverage {coverage!r} is not one of {sorted(COVERAGE)}")
     if not 1 <= spacing_mm <= 12:
         raise ValueError(f"spacing_mm is {spacing_mm}; procedural anatomy is made for 1 to 12 mm")
     if height_mm is not None and height_mm < 8 * spacing_mm:
@@ -70,7 +85,8 @@ def procedural_anatomy(
         male=bool(rng.random() < 0.5),
         table=bool(rng.random() < 0.6),
     )
-    canvas = _canvas(rng, spacing_mm, height_mm, (stature, depth, girth), build)
+    levels = (ATLAS_BOTTOM, ATLAS_TOP) if coverage is None else COVERAGE[coverage]
+    canvas = _canvas(rng, spacing_mm, height_mm, (stature, depth, girth), build, levels=levels)
     _paint(canvas, build, rng)
     return Anatomy(tissues=torch.from_numpy(canvas.labels), spacing_mm=spacing_mm)
 
@@ -81,13 +97,15 @@ def _canvas(
     height_mm: float | None,
     scale: tuple[float, float, float],
     build: Build,
+    *,
+    levels: tuple[float, float],
 ) -> Canvas:
     """An empty canvas that covers the body with a margin of air.
 
-    `scale` is body mm per atlas mm along (z, y, x).
+    `scale` is body mm per atlas mm along (z, y, x), `levels` the lowest and the highest atlas z.
     """
-    bottom = ATLAS_BOTTOM + rng.uniform(-22, 14)
-    top = ATLAS_TOP + rng.uniform(-18, 36)
+    bottom = levels[0] + rng.uniform(-22, 14)
+    top = levels[1] + rng.uniform(-18, 36)
     if height_mm is not None:
         length = height_mm / scale[0]
         if length < top - bottom:

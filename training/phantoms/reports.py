@@ -1,7 +1,8 @@
 """The report that a radiologist would write about a phantom, organ by organ.
 
 Not a language model: sentences are drawn from `phrases` and the abnormality dictionary, and
-every one of them is true of the phantom. A finding names the slice where it is largest.
+every one of them is true of the phantom, but for comparisons with an earlier study, which does not
+exist. A finding names the slice where it is largest.
 """
 
 from __future__ import annotations
@@ -13,9 +14,21 @@ import torch
 
 from core_model.abnormality import Abnormality, abnormalities
 from core_model.anatomy import organs
-from training.phantoms.phrases import FURTHER, NEGATIVE, NORMAL, POSITIVE, REFERENCES, SECTIONS
+from training.phantoms.phrases import (
+    ABSENT,
+    COMPARISON,
+    DOUBT,
+    FURTHER,
+    NEGATIVE,
+    NORMAL,
+    POSITIVE,
+    REFERENCES,
+    SECTIONS,
+    SUMMED,
+)
 from training.phantoms.tissues import Phantom, PlantedLesion
 
+DOUBTED, COMPARED = 0.1, 0.15  # shares of the findings; our choice
 MIN_ORGAN_ML = 1.0  # less of an organ than this at the edge of the scan is not reported on
 
 
@@ -170,6 +183,7 @@ class _Writer:
     def organ(self, name: str) -> list[OrganSentence]:
         """All sentences about one organ that is in view; also kept."""
         first = len(self.sentences)
+        ill = any(p.organ == name for p in self.phantom.planted)
         for entry in abnormalities():
             if entry.organ != name:
                 continue
@@ -177,16 +191,18 @@ class _Writer:
             if planted:
                 self.findings(entry, sorted(planted, key=lambda p: -p.diameter_mm))
             else:
-                text = self.pick((*entry.absent, *NEGATIVE[entry.name]))
+                text = self.pick((*entry.absent, *NEGATIVE[entry.name], self.pick(ABSENT)))
+                text = text.format(name=entry.display)
+                text = text[0].upper() + text[1:]
                 self.sentences.append(OrganSentence(name, text, entry.name, positive=False))
-        if name in NORMAL and (len(self.sentences) == first or self.rng.random() < 0.5):
+        if name in NORMAL and not ill and (len(self.sentences) == first or self.rng.random() < 0.5):
             text = self.pick(NORMAL[name])
             self.sentences.append(OrganSentence(name, text, None, positive=False))
         return self.sentences[first:]
 
     def findings(self, entry: Abnormality, planted: list[PlantedLesion]) -> None:
-        """One sentence per lesion, the largest first; calcifications are summed up."""
-        if entry.name == "aortic_calcification":
+        """One sentence per lesion, the largest first; what nobody counts is summed up."""
+        if entry.name in SUMMED:
             planted = planted[:1]
         for order, lesion in enumerate(planted):
             templates = (
@@ -195,7 +211,7 @@ class _Writer:
             if (
                 order > 0
                 and templates is FURTHER
-                and entry.name in ("liver_cyst", "renal_cyst", "kidney_stone")
+                and entry.name.endswith(("cyst", "stone", "haemangioma", "metastasis"))
             ):
                 templates = POSITIVE[entry.name]
             text = self.pick(templates).format(
@@ -204,6 +220,7 @@ class _Writer:
             text = text[0].upper() + text[1:]
             if order == 0 and self.rng.random() < 0.15:  # the dictionary's own words
                 text = self.pick(entry.present).rstrip(".")
+            text += self.remark()
             z = largest_slice(self.phantom, lesion)
             if z is None:
                 self.sentences.append(OrganSentence(entry.organ, f"{text}.", entry.name, positive=True))
@@ -213,6 +230,13 @@ class _Writer:
             sentence = OrganSentence(entry.organ, f"{text} {reference}.", entry.name, True, image)
             self.sentences.append(sentence)
             self.snippets.append(Snippet(f"{text}.", entry.organ, entry.name, image, lesion.mask_value))
+
+    def remark(self) -> str:
+        """Doubt or a comparison, mostly nothing. No earlier study exists: it is wording, not truth."""
+        chance = self.rng.random()
+        if chance < DOUBTED:
+            return self.pick(DOUBT)
+        return self.pick(COMPARISON) if chance < DOUBTED + COMPARED else ""
 
     def size(self, diameter_mm: float) -> str:
         if diameter_mm >= 10 and self.rng.random() < 0.4:
@@ -232,6 +256,8 @@ class _Writer:
             "pancreas": f"in the {part} of the pancreas",
             "colon": f"in the {_colon_part(up, left)}",
             "aorta": "of the aorta",
+            "adrenals": f"in the {lesion.side} adrenal gland",
+            "heart": "of the heart",
         }
         return places.get(lesion.organ, f"in the {lesion.organ.replace('_', ' ')}")
 

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from core_model.anatomy import structures
+from training.phantoms.artefacts import add_metal, breathing
 from training.phantoms.fields import bounding_box, eroded, gaussian_blur, smooth_noise, uniform
+from training.phantoms.lesion_hu import paint_emphysema, paint_lesions
 from training.phantoms.lesions import Planting
 from training.phantoms.tissues import (
     AIR,
@@ -23,8 +25,8 @@ from training.phantoms.tissues import (
     N_TISSUES,
     OTHER_BONE,
     OTHER_VESSEL,
-    PLEURAL_FLUID,
     PULMONARY_ARTERY,
+    SEROUS_FLUID,
     SKIN,
     TABLE,
     UNCERTAIN_BOWEL,
@@ -33,7 +35,9 @@ from training.phantoms.tissues import (
     tissue,
 )
 
-PHASES = ("native", "arterial", "portal venous")
+PHASES = ("native", "arterial", "portal venous", "excretory")
+LATE_CHANCE = 0.12  # of an excretory scan, where no phase is asked for; our choice
+METAL_CHANCE, BREATHING_CHANCE = 0.06, 0.1
 _BOWEL = ("small_bowel", "colon", "stomach", "duodenum")
 
 
@@ -88,31 +92,31 @@ def mean_hu(rng: np.random.Generator, phase: str, *, steatosis: bool) -> torch.T
     put([TABLE], (-700, 100))
     put([DISC], (60, 110))
     put([FACE], (20, 60))
-    put([PLEURAL_FLUID], (-5, 25))
+    put([SEROUS_FLUID], (-5, 25))
     put(bone_values(), (110, 330))
     put(_values("costal"), (60, 160))
-    put(vessel_values(), (30, 52), (140, 380), (100, 190))
-    put(_values("aorta", "iliac_artery"), (30, 52), (200, 420), (110, 190))
+    put(vessel_values(), (30, 52), (140, 380), (100, 190), (75, 125))
+    put(_values("aorta", "iliac_artery"), (30, 52), (200, 420), (110, 190), (80, 130))
     if phase == "arterial":  # veins below the kidneys are not yet opacified
         put(_values("iliac_vena"), (40, 120))
         put(_values("inferior_vena", "portal"), (60, 170))
-    put(_values("liver"), (48, 66), (60, 95), (85, 130))
+    put(_values("liver"), (48, 66), (60, 95), (85, 130), (72, 110))
     if steatosis:
         hu[tissue("liver")] -= rng.uniform(35, 60)
-    put(_values("spleen"), (40, 56), (80, 160), (95, 140))
-    put(_values("kidney"), (25, 42), (110, 220), (130, 220))
-    put(_values("pancreas"), (28, 48), (75, 125), (65, 110))
-    put(_values("adrenal"), (10, 40), (45, 90), (45, 90))
-    put(_values("thyroid"), (70, 120), (120, 200), (100, 170))
+    put(_values("spleen"), (40, 56), (80, 160), (95, 140), (78, 115))
+    put(_values("kidney"), (25, 42), (110, 220), (130, 220), (110, 190))
+    put(_values("pancreas"), (28, 48), (75, 125), (65, 110), (52, 90))
+    put(_values("adrenal"), (10, 40), (45, 90), (45, 90), (35, 75))
+    put(_values("thyroid"), (70, 120), (120, 200), (100, 170), (90, 150))
     put(_values("gallbladder"), (-3, 25))
     put(_values("urinary_bladder"), (-5, 20))
     if rng.random() < 0.15:
         hu[tissue("urinary_bladder")] = rng.uniform(40, 300)
-    put(_values("prostate"), (30, 60), (40, 90), (50, 100))
+    put(_values("prostate"), (30, 60), (40, 90), (50, 100), (50, 100))
     put(_values("spinal_cord"), (20, 50))
     put(_values("trachea"), (-1000, -960))
     put(_values("lung"), (-900, -700))
-    put([tissue(n) for n in (*_BOWEL, "esophagus")], (25, 65), (40, 100), (40, 90))
+    put([tissue(n) for n in (*_BOWEL, "esophagus")], (25, 65), (40, 100), (40, 90), (38, 80))
     hu[UNCERTAIN_BOWEL] = hu[tissue("small_bowel")]
     put(_values("brain"), (28, 42))
     return torch.from_numpy(hu.astype(np.float32))
@@ -128,12 +132,20 @@ def scan(
     planting: tissues and lesions on an isotropic grid, axes "HPL".
     phase: one of `PHASES`; None draws one.
 
+    What was added to the engine later draws from a child of `rng`, so that a patient keeps the
+    phase and the mean grey values that the state of `rng` gave before.
+
     Returns
     -------
     Phantom with image and truth on the same grid. Deterministic for a given `rng` state.
     """
-    phase = phase or str(rng.choice(PHASES, p=[0.25, 0.25, 0.5]))
-    steatosis = any(p.abnormality == "hepatic_steatosis" for p in planting.planted)
+    later = rng.spawn(1)[0]
+    if phase is None:
+        phase = str(rng.choice(PHASES[:3], p=[0.25, 0.25, 0.5]))
+        if later.random() < LATE_CHANCE:
+            phase = "excretory"
+    names = {p.abnormality for p in planting.planted}
+    steatosis = "hepatic_steatosis" in names
     tissues = planting.tissues.long()
     hu_of = mean_hu(rng, phase, steatosis=steatosis)
     hu = hu_of[tissues]
@@ -145,14 +157,30 @@ def scan(
     _bone(hu, tissues, rng, spacing_mm)
     _lung(hu, tissues, rng, spacing_mm)
     _heart(hu, tissues, rng, spacing_mm)
-    _liver(hu, tissues, rng, spacing_mm, phase)
+    vessels = float(hu_of[tissue("portal_vein_and_splenic_vein")] - hu_of[tissue("liver")])
+    _liver(hu, tissues, rng, spacing_mm, phase=phase, step=vessels if steatosis else None)
     _spleen(hu, tissues, rng, spacing_mm, phase)
     for value in (*(tissue(n) for n in _BOWEL), UNCERTAIN_BOWEL):
         _bowel(hu, tissues, value, rng, spacing_mm)
     _kidney(hu, tissues, rng, spacing_mm, phase)
-    _lesions(hu, planting, hu_of, rng, spacing_mm=spacing_mm, phase=phase)
+    _bladder(hu, tissues, later, spacing_mm, phase)
+    lungs = _organ(hu, tissues, _values("lung"))
+    if "emphysema" in names and lungs is not None:
+        paint_emphysema(*lungs, later, spacing_mm)
+    paint_lesions(
+        hu,
+        planting,
+        hu_of,
+        rng,
+        spacing_mm=spacing_mm,
+        phase=phase,
+    )
+    if later.random() < METAL_CHANCE:
+        add_metal(hu, tissues, later, spacing_mm)
     sigma = uniform(rng, 0.3, 0.9) / spacing_mm * 2
     hu = gaussian_blur(hu, (sigma, sigma, sigma))
+    if later.random() < BREATHING_CHANCE:
+        hu = breathing(hu, later, spacing_mm)
     lookup = reading_lookup().to(torch.uint8)
     return Phantom(
         hu=hu.clamp(-1024, 3071),
@@ -223,15 +251,25 @@ def _heart(hu: torch.Tensor, tissues: torch.Tensor, rng: np.random.Generator, sp
 
 
 def _liver(
-    hu: torch.Tensor, tissues: torch.Tensor, rng: np.random.Generator, spacing_mm: float, phase: str
+    hu: torch.Tensor,
+    tissues: torch.Tensor,
+    rng: np.random.Generator,
+    spacing_mm: float,
+    *,
+    phase: str,
+    step: float | None,
 ) -> None:
-    """Portal and hepatic vein branches inside the liver, in place."""
+    """Portal and hepatic vein branches inside the liver, in place.
+
+    `step` is vessel minus liver in HU where that is known (in a fatty liver vessels stay bright).
+    """
     found = _organ(hu, tissues, [tissue("liver")])
     if found is None:
         return
     view, liver = found
-    steps = {"native": (-18, -5), "arterial": (-15, 30), "portal venous": (10, 60)}
-    step = uniform(rng, *steps[phase])
+    steps = {"native": (-18, -5), "arterial": (-15, 30), "portal venous": (10, 60), "excretory": (0, 30)}
+    drawn = uniform(rng, *steps[phase])
+    step = drawn if step is None else max(step, drawn)
     for wavelength, radius in ((45, uniform(rng, 0.15, 0.28)), (22, uniform(rng, 0.12, 0.25))):
         view += step * (liver & _tubes(rng, tuple(view.shape), wavelength / spacing_mm, radius))
 
@@ -283,64 +321,22 @@ def _kidney(
         factor = uniform(rng, 0.45, 0.85) if phase == "arterial" else uniform(rng, 0.8, 1.1)
         view[inner & (pattern > -0.3)] *= factor
     core = eroded(mask, max(2, round(uniform(rng, 10, 14) / spacing_mm)))
-    view[core & (pattern > uniform(rng, -0.2, 0.6))] = uniform(rng, -80, 20)
+    sinus = core & (pattern > uniform(rng, -0.2, 0.6))
+    view[sinus] = uniform(rng, -80, 20)
+    if phase == "excretory":  # contrast medium in the calyces
+        view[core & ~sinus & (pattern < uniform(rng, -0.3, 0.3))] = uniform(rng, 300, 1600)
 
 
-# Lesions whose HU depends neither on host nor on phase.
-_OWN_HU = {
-    "liver_cyst": (-5, 18),
-    "renal_cyst": (-5, 18),
-    "kidney_stone": (300, 1200),
-    "gallstones": (100, 700),
-    "lung_nodule": (10, 90),
-}
-
-
-def _lesion_mean(name: str, host: float, rng: np.random.Generator, phase: str) -> float:
-    """HU of a lesion, relative to its host where that is what defines it."""
-    native = phase == "native"
-    match name:
-        case "liver_tumour":
-            mean = max(22.0, host - (uniform(rng, 12, 30) if native else uniform(rng, 20, 65)))
-        case "renal_tumour":
-            mean = uniform(rng, 30, 55) if native else max(35.0, host * uniform(rng, 0.35, 0.75))
-        case "pancreatic_tumour":
-            mean = max(15.0, host - uniform(rng, 15, 50))
-        case "aortic_calcification":
-            mean = max(host + 150, uniform(rng, 350, 1100))
-        case "colon_tumour":
-            mean = uniform(rng, 35, 60) if native else uniform(rng, 60, 120)
-        case _:
-            mean = uniform(rng, *_OWN_HU[name])
-    return mean
-
-
-def _lesions(
-    hu: torch.Tensor,
-    planting: Planting,
-    hu_of: torch.Tensor,
-    rng: np.random.Generator,
-    *,
-    spacing_mm: float,
-    phase: str,
+def _bladder(
+    hu: torch.Tensor, tissues: torch.Tensor, rng: np.random.Generator, spacing_mm: float, phase: str
 ) -> None:
-    """Grey values of every planted lesion with a mask, in place."""
-    hosts = {"liver": "liver", "kidneys": "kidney_left", "pancreas": "pancreas", "aorta": "aorta"}
-    for lesion in planting.planted:
-        if lesion.mask_value == 0 or lesion.abnormality == "pleural_effusion":
-            continue
-        where = (planting.lesions == lesion.mask_value).nonzero()
-        low, high = where.min(0).values, where.max(0).values + 1
-        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        mask = planting.lesions[box] == lesion.mask_value
-        host = float(hu_of[tissue(hosts[lesion.organ])]) if lesion.organ in hosts else 40.0
-        mean = _lesion_mean(lesion.abnormality, host, rng, phase)
-        values = torch.full(mask.shape, mean)
-        if lesion.abnormality.endswith("tumour"):
-            values += smooth_noise(rng, tuple(mask.shape), 6 / spacing_mm) * uniform(rng, 0, 12)
-            core = eroded(mask, max(1, round(lesion.diameter_mm / 5 / spacing_mm)))
-            if lesion.diameter_mm > 15 and rng.random() < 0.4:  # necrosis
-                values[core] = uniform(rng, 10, 35)
-            if lesion.organ == "liver" and phase != "native" and rng.random() < 0.3:  # enhancing rim
-                values[mask & ~eroded(mask, 1)] += uniform(rng, 10, 40)
-        hu[box][mask] = values[mask]
+    """The wall, and in the excretory phase contrast medium that lies behind the urine, in place."""
+    found = _organ(hu, tissues, [tissue("urinary_bladder")])
+    if found is None:
+        return
+    view, bladder = found
+    inside = eroded(bladder, max(1, round(uniform(rng, 2, 4) / spacing_mm)))
+    view[bladder & ~inside] = uniform(rng, 25, 50) if phase == "native" else uniform(rng, 35, 80)
+    if phase == "excretory" and rng.random() < 0.8:
+        level = int(uniform(rng, 0.3, 0.8) * view.shape[1])
+        view[:, level:][inside[:, level:]] = uniform(rng, 150, 900)

@@ -59,6 +59,7 @@ def make_phantom(
     phase: str | None = None,
     spacing_mm: float = 2.0,
     height_mm: float | None = None,
+    coverage: str | None = None,
 ) -> Phantom:
     """The phantom of a seed: procedural anatomy, lesions, scan.
 
@@ -69,6 +70,7 @@ def make_phantom(
     phase: contrast phase; None draws it.
     spacing_mm: isotropic voxel size.
     height_mm: length of the scan, None for neck to thigh.
+    coverage: part of the body (`procedural.COVERAGE`), None for all of it.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def make_phantom(
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     body, findings, scanner = (np.random.default_rng([seed, k]) for k in range(3))
-    anatomy = procedural_anatomy(body, spacing_mm, height_mm)
+    anatomy = procedural_anatomy(body, spacing_mm, height_mm, coverage)
     return scan(plant(anatomy, findings, lesions), spacing_mm, scanner, phase)
 
 
@@ -91,13 +93,14 @@ def write_study(
     phase: str | None = None,
     spacing_mm: float = 2.0,
     height_mm: float | None = None,
+    coverage: str | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Study:
     """Make the phantom of a seed and write its series, truth and report.
 
     Parameters
     ----------
-    seed, lesions, phase, spacing_mm, height_mm: of `make_phantom`.
+    seed, lesions, phase, spacing_mm, height_mm, coverage: of `make_phantom`.
     folder: receives dicom/, truth.json, truth_lesions.nii.gz, truth_organs.nii.gz, report.txt.
     slices, matrix: number of images and their rows and columns; None keeps the phantom's grid.
     progress: called with a stage's name and its share done, 0..1.
@@ -114,7 +117,9 @@ def write_study(
     kernel = sorted(KERNELS)[int(np.random.default_rng([seed, 3]).integers(3))]  # soft to standard
     settings = SeriesSettings(seed=seed, slices=slices, matrix=matrix, kernel=kernel)
     tell("phantom", 0.0)
-    phantom = make_phantom(seed, lesions=lesions, phase=phase, spacing_mm=spacing_mm, height_mm=height_mm)
+    phantom = make_phantom(
+        seed, lesions=lesions, phase=phase, spacing_mm=spacing_mm, height_mm=height_mm, coverage=coverage
+    )
     tell("phantom", 1.0)
     series = write_series(phantom, dicom_folder, settings, lambda n, of: tell("images", n / of))
     tell("truth", 0.0)
