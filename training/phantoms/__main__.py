@@ -75,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
         description="Synthetic CT studies with known truth. Same seed and arguments, same study.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    sized = [(k.abnormality, k.diameter_mm) for k in (*lesion_kinds(), *disorders()) if k.diameter_mm]
+    sized = [(k.abnormality, k.diameter_mm) for k in lesion_kinds()]
+    sized += [(d.abnormality, d.diameter_mm) for d in disorders() if d.diameter_mm]
     kinds = ", ".join(f"{name} ({low:.0f}-{high:.0f} mm)" for name, (low, high) in sized)
     study = commands.add_parser(
         "study",

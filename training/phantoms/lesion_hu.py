@@ -142,10 +142,10 @@ def _haemangioma(lesion: Lesion, rng: np.random.Generator) -> None:
     if not lesion.native:
         if lesion.phase == "arterial":
             blood = 0.6 * lesion.mean("aorta")
-        reach_mm = {"arterial": 0.12, "portal venous": 0.22, "excretory": 0.5}[lesion.phase]
+        reach_mm = {"arterial": 0.22, "portal venous": 0.32, "excretory": 0.5}[lesion.phase]
         depth = max(1, round(lesion.what.diameter_mm * reach_mm / lesion.spacing_mm))
         edge = lesion.mask & ~eroded(lesion.mask, depth)
-        nodules = lesion.noise(rng, 9) > (-1.0 if lesion.phase == "excretory" else 0.1)
+        nodules = lesion.noise(rng, 12) > (-1.0 if lesion.phase == "excretory" else 0.1)
         values[edge & nodules] = blood * uniform(rng, 0.85, 1.0)
     lesion.hu[lesion.mask] = values[lesion.mask]
 

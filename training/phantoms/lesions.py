@@ -16,11 +16,12 @@ import torch
 from core_model.anatomy import structures
 from training.phantoms.disorders import Disorder, Site, disorders, lobes
 from training.phantoms.fields import smooth_noise, uniform
-from training.phantoms.tissues import FAT, Anatomy, PlantedLesion, tissue
+from training.phantoms.tissues import FAT, MUSCLE, Anatomy, PlantedLesion, tissue
 
 # The first abnormalities of both tables are drawn from the patient's own generator, those that were
 # added later from a child of it: so a seed keeps what it had when the tables grow.
 FIRST_DISORDERS, FIRST_KINDS = 2, 10
+_DISPLACED = ("liver", "spleen", "stomach", "duodenum", "small_bowel", "colon")
 Place = Literal["inside", "dependent", "surface", "front"]
 
 
@@ -39,7 +40,8 @@ class LesionKind:
     irregular: strength of the surface's noise, 0 = ellipsoid.
     place: where its centre lies: anywhere "inside", on the "dependent" (posterior) wall, on the
         "surface", or on the upper and anterior surface ("front").
-    bulges: whether it may extend a little beyond its host, and through "fat" as far as it reaches.
+    bulges: whether it may extend a "little" beyond its host, or "far", over fat and soft neighbours that
+        it displaces: what it covers then counts as its host.
     """
 
     abnormality: str
@@ -51,7 +53,7 @@ class LesionKind:
     inset_mm: float = 0.0
     irregular: float = 0.15
     place: Place = "inside"
-    bulges: Literal["no", "little", "fat"] = "no"
+    bulges: Literal["no", "little", "far"] = "no"
 
 
 def lesion_kinds() -> tuple[LesionKind, ...]:
@@ -79,9 +81,9 @@ def lesion_kinds() -> tuple[LesionKind, ...]:
         ),
         LesionKind("liver_haemangioma", "liver", ("liver",), (10, 50), (1, 2), 0.15, 3.0, 0.12),
         LesionKind(
-            "pancreatic_cyst", "pancreas", ("pancreas",), (8, 35), (1, 2), 0.15, 0.0, 0.06, bulges="fat"
+            "pancreatic_cyst", "pancreas", ("pancreas",), (8, 35), (1, 2), 0.15, 0.0, 0.06, bulges="far"
         ),
-        LesionKind("adrenal_mass", "adrenals", adrenals, (12, 45), (1, 1), 0.18, 0.0, 0.12, bulges="fat"),
+        LesionKind("adrenal_mass", "adrenals", adrenals, (12, 45), (1, 1), 0.18, 0.0, 0.12, bulges="far"),
         LesionKind(
             "bladder_tumour", "urinary_bladder", bladder, (12, 40), (1, 1), 0.15, 0.0, 0.25, place="surface"
         ),
@@ -206,6 +208,8 @@ def _focal(
         if not bool(mask.any()):
             continue
         lesions[box][mask] = site.value
+        if kind.bulges == "far":
+            tissues[box][mask] = tissue(host)
         side = "left" if host.endswith("left") else "right" if host.endswith("right") else ""
         index = mask.nonzero().float().mean(0)
         offset = torch.tensor([float(s.start) for s in box])
@@ -251,8 +255,9 @@ def _host_region(kind: LesionKind, host: torch.Tensor, tissues: torch.Tensor) ->
     """Where the lesion may extend: inside its host, or bulging beyond its surface (`LesionKind.bulges`)."""
     if kind.bulges == "no":
         return host
-    if kind.bulges == "fat":
-        return host | (tissues == FAT)
+    if kind.bulges == "far":
+        soft = [FAT, MUSCLE, *(tissue(n) for n in _DISPLACED)]
+        return host | torch.isin(tissues, torch.tensor(soft, dtype=torch.uint8))
     return torch.nn.functional.max_pool3d(host[None, None].float(), 7, 1, 3)[0, 0] > 0.5
 
 
