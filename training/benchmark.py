@@ -21,7 +21,6 @@ from training.phantoms.dicom import (
     phantom_geometry,
 )
 from training.phantoms.procedural import COVERAGE
-from training.phantoms.procedural import COVERAGE
 from training.phantoms.study import make_phantom
 from training.phantoms.tissues import Phantom
 
