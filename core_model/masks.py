@@ -6,6 +6,8 @@ slab, because 36 organs on 300 slices of 512x512 would not fit into memory.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,8 @@ from core_model.volume import bounding_slices, resample, sub_geometry
 
 SLAB = 16  # slices per step
 REACH_MM = 8.0  # how far beyond its organ a lesion may bulge; our choice
+GAP_MM = 16.0  # holes and bays up to twice as wide belong to an organ's core: a lesion can look like none
+RIND_MM = 4.0  # of an organ's surface that is no core
 
 
 def label_volume(probability: torch.Tensor, geometry: hd.VolumeGeometry, like: hd.Volume) -> hd.Volume:
@@ -63,28 +67,47 @@ def _extent(geometry: hd.VolumeGeometry, like: hd.Volume) -> tuple[slice, slice,
     return box[0], box[1], box[2]
 
 
-def region_of(probability: torch.Tensor, spacing_mm: float) -> dict[str, torch.Tensor]:
-    """Where the evidence of each searched organ may lie: the organ grown by `REACH_MM`.
+@dataclass(frozen=True)
+class Region:
+    """Where the abnormalities of an organ are searched; both (D, H, W) bool.
+
+    Attributes
+    ----------
+    reach: the organ grown by `REACH_MM`: where their voxels may lie.
+    core: the organ closed by `GAP_MM`, without its rind: where there must be evidence of a lesion. At
+        the surface muscle and vessels beside an organ look like lesions of it.
+    """
+
+    reach: torch.Tensor
+    core: torch.Tensor
+
+
+def region_of(probability: torch.Tensor, spacing_mm: float) -> dict[str, Region]:
+    """The region of each organ that the abnormality dictionary searches.
 
     Parameters
     ----------
     probability: (1 + O, D, H, W).
-
-    Returns
-    -------
-    Organ name -> (D, H, W) bool, for the organs that the abnormality dictionary searches.
     """
     label = probability.argmax(0)
-    reach = max(1, round(REACH_MM / spacing_mm))
+    reach, gap, rind = (max(1, round(mm / spacing_mm)) for mm in (REACH_MM, GAP_MM, RIND_MM))
     regions = {}
     for name in sorted({a.organ for a in abnormalities()}):
-        grown = (label == organ(name).label)[None, None].float()
-        for axis in range(3):  # a cube, one axis at a time: 15 taps instead of 125
-            kernel, padding = [1, 1, 1], [0, 0, 0]
-            kernel[axis], padding[axis] = 2 * reach + 1, reach
-            grown = F.max_pool3d(grown, kernel, 1, padding)
-        regions[name] = grown[0, 0] > 0
+        own = (label == organ(name).label).float()
+        wide = F.pad(own, [gap] * 6)  # else an organ near the scan's end would be closed up to it
+        core = -_grown(-_grown(wide, gap), gap + rind)
+        regions[name] = Region(_grown(own, reach) > 0, core[gap:-gap, gap:-gap, gap:-gap] > 0)
     return regions
+
+
+def _grown(mask: torch.Tensor, voxels: int) -> torch.Tensor:
+    """(D, H, W) highest value within a cube, one axis at a time: few taps instead of their cube."""
+    grown = mask[None, None]
+    for axis in range(3):
+        kernel, padding = [1, 1, 1], [0, 0, 0]
+        kernel[axis], padding[axis] = 2 * voxels + 1, voxels
+        grown = F.max_pool3d(grown, kernel, 1, padding)
+    return grown[0, 0]
 
 
 def paste(

@@ -17,7 +17,7 @@ from torch import nn
 from core_model.anatomy import organs
 from core_model.grounding import POOLINGS, OrganPooling, Summary
 from core_model.image_encoder import ImageEncoder, upsampling
-from core_model.lesion_decoder import LesionDecoder
+from core_model.point_decoder import PointDecoder
 from core_model.text_encoder import TextEncoder
 
 PROJECTORS = ("shared", "separate")
@@ -35,7 +35,6 @@ class ModelConfig:
     channels: widths of the image encoder, finest first.
     width: E, size of the joint image-text space.
     dense_width: C, size of the space in which text-conditioned masks are made.
-    contrast: whether lesions are searched in each voxel's contrast to its organ too (`LesionDecoder`).
     text: keyword arguments of `transformers.BertConfig`.
     pooling: form of `grounding.OrganPooling`, "mean", "attention" or "both".
     projectors: "shared": slabs and the whole volume are means in the joint space; "separate":
@@ -52,7 +51,6 @@ class ModelConfig:
     channels: tuple[int, ...] = (24, 48, 96, 160, 208)
     width: int = 64
     dense_width: int = 32
-    contrast: bool = False
     text: dict[str, Any] = field(default_factory=dict)
     pooling: str = "both"
     projectors: str = "shared"
@@ -180,7 +178,7 @@ class SightlineModel(nn.Module):
         self.global_bias = nn.Parameter(torch.tensor(-1.0))
         # How prompt evidence and mask evidence add up to a finding's logit; our choice.
         self.evidence = nn.Parameter(torch.tensor([1.0, 0.5, 0.0]))
-        self.lesion_decoder = LesionDecoder(self.image.channels, config.dense_width, contrast=config.contrast)
+        self.lesion_decoder = PointDecoder(n_organs, config.dense_width)
         # Which organ it is, is decided at half resolution; the finest level corrects the border.
         self.half_organ_head = nn.Conv3d(half, n_organs + 1, 1)
         self.quarter_organ_head = nn.Conv3d(quarter, n_organs + 1, 1)
@@ -228,9 +226,7 @@ class SightlineModel(nn.Module):
         return Encoded(
             organ_logits=features.organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest"),
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
-            dense=self.lesion_decoder(self.lesion_decoder.seen(x, half_logits), features)
-            if lesions
-            else x[:, :0],
+            dense=self.lesion_decoder(x, half_logits) if lesions else x[:, :0],
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
 

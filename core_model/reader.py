@@ -31,7 +31,7 @@ from core_model.inference import (
 )
 from core_model.lesions import Component, components, measure
 from core_model.localization import localize
-from core_model.masks import label_volume, paste, region_of
+from core_model.masks import Region, label_volume, paste, region_of
 from core_model.reading import (
     Finding,
     Lesion,
@@ -45,7 +45,7 @@ from core_model.reading import (
 )
 from core_model.volume import canonical, to_model_grid
 
-MAX_LESIONS = 60  # of one study; the most probable are kept
+MAX_LESIONS = 20  # of one kind in one study; the most probable are kept
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Thresholds:
     mask: voxel probability above which a voxel belongs to a lesion.
     lesion: lesion score from which a lesion is reported, per abnormality.
     absent_below, present_from: finding probability; between them it is undetermined.
-    temperature: divides finding logits before the sigmoid.
+    offset: added to the logit of each finding, per abnormality; temperature: divides the sum before
+        the sigmoid (Platt scaling with one slope).
     organ_ml: organs smaller than this count as not in view.
     raise_findings: a reported lesion raises its finding's probability to its own score, so that
         the two never contradict each other (calibration looks at the bare findings).
@@ -67,6 +68,7 @@ class Thresholds:
     lesion: dict[str, float] | None = None
     absent_below: float = 0.4
     present_from: float = 0.6
+    offset: dict[str, float] | None = None
     temperature: float = 1.0
     organ_ml: float = 1.0
     raise_findings: bool = True
@@ -80,6 +82,10 @@ class Thresholds:
     def lesion_score(self, abnormality: str) -> float:
         """The score from which a lesion of this kind is reported."""
         return (self.lesion or {}).get(abnormality, 0.6)
+
+    def finding_offset(self, abnormality: str) -> float:
+        """What is added to this finding's logit."""
+        return (self.offset or {}).get(abnormality, 0.0)
 
     def status(self, probability: float) -> Status:
         """Present, absent, or undetermined between the two levels."""
@@ -255,7 +261,7 @@ class Reader:
     def _lesions(
         self,
         masks: torch.Tensor,
-        regions: dict[str, torch.Tensor],
+        regions: dict[str, Region],
         features: ScanFeatures,
         upright: hd.Volume,
     ) -> tuple[hd.Volume, tuple[Lesion, ...]]:
@@ -264,14 +270,17 @@ class Reader:
         for i, entry in enumerate(abnormalities()):
             if not entry.tumour:
                 continue
-            map_here = (masks[i] * regions[entry.organ]).numpy()
-            for component in components(map_here, self.thresholds.mask, min_voxels=2):
+            own_kind: list[tuple[Abnormality, Component]] = []
+            region = regions[entry.organ]
+            here = (masks[i] * region.reach).numpy()
+            for component in components(here, self.thresholds.mask, min_voxels=2, core=region.core.numpy()):
                 if component.score >= self.thresholds.lesion_score(entry.name):
-                    found.append((entry, component))
+                    own_kind.append((entry, component))
+            found += own_kind[:MAX_LESIONS]
         found.sort(key=lambda pair: -pair[1].score)
         labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
         lesions: list[Lesion] = []
-        for entry, component in found[:MAX_LESIONS]:
+        for entry, component in found:
             i = [a.name for a in abnormalities()].index(entry.name)
             probability = masks[i] * torch.from_numpy(component.mask)
             own = paste(probability, component.mask, features.geometry, upright, self.thresholds.mask)
@@ -306,7 +315,7 @@ class Reader:
     def _findings(
         self,
         masks: torch.Tensor,
-        regions: dict[str, torch.Tensor],
+        regions: dict[str, Region],
         features: ScanFeatures,
         *,
         pooled: torch.Tensor,
@@ -314,7 +323,7 @@ class Reader:
         lesions: tuple[Lesion, ...],
     ) -> tuple[Finding, ...]:
         index = [organ(a.organ).label - 1 for a in abnormalities()]
-        region = torch.stack([regions[a.organ] for a in abnormalities()])  # (A, D, H, W)
+        region = torch.stack([regions[a.organ].reach for a in abnormalities()])  # (A, D, H, W)
         evidence = top_logit(masks[None], region[None])  # (1, A)
         logits = self._model.finding_logits(
             pooled[index][None].to(self.device),
@@ -322,7 +331,8 @@ class Reader:
             self._model.project_text(torch.cat(self._absent)).embedding,
             evidence.to(self.device),
         )[0]
-        probabilities = (logits / self.thresholds.temperature).sigmoid().cpu().tolist()
+        offset = logits.new_tensor([self.thresholds.finding_offset(a.name) for a in abnormalities()])
+        probabilities = ((logits + offset) / self.thresholds.temperature).sigmoid().cpu().tolist()
         findings = []
         for i, entry in enumerate(abnormalities()):
             if not organ_readings[index[i]].present:
@@ -332,7 +342,7 @@ class Reader:
             if not self.thresholds.raise_findings:
                 own = []
             probability = max([float(probabilities[i]), *own])
-            inside = masks[i] * regions[entry.organ]
+            inside = masks[i] * regions[entry.organ].reach
             best = np.unravel_index(int(inside.argmax()), tuple(inside.shape))
             point = features.geometry.map_indices_to_reference(np.array([best], dtype=np.float64))[0]
             findings.append(

@@ -28,14 +28,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from core_model.checkpoint import save_checkpoint
 from core_model.inference import supports_bf16
 from core_model.model import ModelConfig, SightlineModel
-from training.lesion_boxes import BoxMemory, encode_boxes, lesion_objective
+from training.lesion_voxels import VoxelMemory, lesion_objective, read_voxels
 from training.logbook import LogBook, has_tensorboard
 from training.objective import objective
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
 from training.phantoms.procedural import procedural_anatomy
 from training.phantoms.tissues import Anatomy
 from training.report_memory import ReportMemory
-from training.samples import AnatomySource, PhantomCrops, Sample, collate
+from training.samples import NOISE_HU, AnatomySource, PhantomCrops, Sample, collate
 from training.settings import Settings, learning_rate
 from training.text_bank import TextBank
 from training.text_tower import load_public_encoder
@@ -103,7 +103,8 @@ class Run:
         self.average = copy.deepcopy(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, weight_decay=settings.optimiser["weight_decay"])
-        self.boxes = BoxMemory((settings.lesion_boxes or {}).get("memory", 0))
+        self.voxels = VoxelMemory((settings.lesion_voxels or {}).get("memory", 0))
+        self.read_batches = 0
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -116,47 +117,37 @@ class Run:
         """The model before the first step, on the CPU."""
         return new_model(self.settings)
 
-    def ahead(self) -> int:
-        """Batches that are only read before the first update, so that the memory of boxes is full.
-
-        Updates on the boxes of one patient undo what was learnt from many. They also stand for what
-        an interrupted run had in memory: at step n it always holds boxes of batches n to n + `ahead`.
-        """
-        s = self.settings
-        if s.lesion_boxes is None or not self.boxes.size:
-            return 0
-        return -(-self.boxes.size // (s.lesion_boxes["count"] * int(s.optimiser["batch"]))) - 1
-
     def data(self) -> IterableDataset[Sample]:
-        """The samples from step `self.step` on."""
+        """The samples that have not been read yet."""
         s = self.settings
         return PhantomCrops(
             anatomy_sources(s, self.label_maps),
             self.model.config.window,
             self.model.config.spacing_mm,
             seed=s.data["seed"],
-            start=self.step,
+            start=self.read_batches,
             batch=int(s.optimiser["batch"]),
             crops=s.data["crops"],
+            noise_hu=tuple(s.data.get("noise_hu", NOISE_HU)),
         )
 
     def precision(self) -> torch.autocast:
         """bfloat16 where it is fast: without hardware for it a step takes minutes."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=supports_bf16(self.device))
 
-    def read(self, batch: Sample, number: int) -> None:
-        """What is done once with batch `number` before updates: boxes of it into the memory."""
-        boxes = self.settings.lesion_boxes
-        if boxes is not None:
-            rng = np.random.default_rng([self.settings.data["seed"], 98, number])
+    def read(self, bank: TextBank, batch: Sample) -> None:
+        """What is done once with a batch before updates: chosen voxels of it into the memory."""
+        if self.settings.lesion_voxels is not None:
+            rng = np.random.default_rng([self.settings.data["seed"], 98, self.read_batches])
             with self.precision():
-                self.boxes.add(encode_boxes(self.model, batch, rng, boxes["count"], boxes["side"]))
+                self.voxels.add(read_voxels(self.model, bank, batch, rng))
+        self.read_batches += 1
 
     def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The losses of one update by name."""
-        boxes, found = self.settings.lesion_boxes, {}
-        if boxes is not None:
-            found = lesion_objective(self.model, bank, self.boxes.draw(rng, boxes["count"]), rng)
+        voxels, found = self.settings.lesion_voxels, {}
+        if voxels is not None:
+            found = lesion_objective(self.model, bank, self.voxels.draw(rng, voxels["per_update"]), rng)
         if self.plan.losses:
             found |= objective(self.model, bank, batch, rng, self.plan, memory=self.memory)
         return found
@@ -192,7 +183,9 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = state["history"]
-        self.running = state.get("running", {})
+        self.running = state["running"]
+        self.voxels.load_state_dict(state["voxels"])
+        self.read_batches = state["read_batches"]
         if self.memory is not None:
             self.memory.load_state_dict(state.get("memory", {}))
         return True
@@ -208,6 +201,8 @@ class Run:
             "seconds": self.seconds,
             "history": self.history,
             "running": self.running,
+            "voxels": self.voxels.state_dict(),
+            "read_batches": self.read_batches,
             "memory": self.memory.state_dict() if self.memory is not None else {},
         }
         part = self.state_file.with_suffix(".part")
@@ -260,9 +255,10 @@ class Run:
         self.model.train()
         with LogBook(self.out, self.step) as log:
             batches = iter(loader)
-            first = self.ahead() if self.step < end else 0  # a finished run has nothing to read ahead for
-            for number in range(self.step, self.step + first):
-                self.read(next(batches).to(self.device), number)
+            # Updates on the voxels of one patient would undo what was learnt from many.
+            first = (s.lesion_voxels or {}).get("first", 0) if self.step < end else 0
+            while self.read_batches < first:
+                self.read(bank, next(batches).to(self.device))
             while self.step < end:
                 losses = self._update(bank, next(batches), self.rng(self.step))
                 now = time.monotonic()
@@ -285,8 +281,8 @@ class Run:
     def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
         """What one batch teaches: one update, in the lesion stage as many as the config says."""
         batch = batch.to(self.device)
-        self.read(batch, self.step + self.ahead())
-        updates = (self.settings.lesion_boxes or {}).get("updates", 1)
+        self.read(bank, batch)
+        updates = (self.settings.lesion_voxels or {}).get("updates", 1)
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
 
     def _descend(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:

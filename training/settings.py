@@ -10,7 +10,7 @@ from typing import Any
 
 from training.objective import Plan
 
-OPTIONAL = {"lesion_boxes", "switches"}
+OPTIONAL = {"lesion_voxels", "switches"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Settings:
     data: dict[str, Any]
     optimiser: dict[str, Any]
     loss: dict[str, float]
-    lesion_boxes: dict[str, int] | None = None
+    lesion_voxels: dict[str, int] | None = None
     switches: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,9 +91,9 @@ class Settings:
         return {name: weight for name, weight in self.loss.items() if weight > 0 and name not in off}
 
     def plan(self) -> Plan:
-        """What `training.objective.objective` computes; masks in boxes are not its part."""
+        """What `training.objective.objective` computes; masks on chosen voxels are not its part."""
         names = set(self.weights())
-        if self.lesion_boxes is not None:
+        if self.lesion_voxels is not None:
             names -= {"masks"}
         return Plan(
             losses=frozenset(names),

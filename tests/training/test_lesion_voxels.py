@@ -1,0 +1,203 @@
+"""Voxels are chosen where lesions and organs are, say what the window says there, and train lesions alone."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core_model.abnormality import abnormalities
+from core_model.anatomy import organ
+from core_model.model import SightlineModel
+from tests.tiny import tiny_model
+from tests.training.small_anatomy import small_anatomy
+from training.lesion_voxels import (
+    PER_LESION,
+    RIM,
+    VoxelMemory,
+    Voxels,
+    choose_places,
+    lesion_objective,
+    read_voxels,
+)
+from training.losses import NEGATIVE_WEIGHT, lesion_voxel_loss
+from training.objective import mask_targets, organ_shares
+from training.samples import PhantomCrops, Sample, collate
+from training.text_bank import TextBank
+
+A = len(abnormalities())
+
+
+@pytest.fixture(scope="module")
+def batch() -> Sample:
+    crops = PhantomCrops([(small_anatomy, 1.0)], (16, 32, 32), 8.0, seed=4, crops=2)
+    return collate(list(islice(crops, 2)))
+
+
+@pytest.fixture
+def model() -> SightlineModel:
+    return tiny_model()
+
+
+def planted(at: tuple[int, int, int], abnormality: int) -> Sample:
+    """One window, half of it liver, with one lesion of 27 voxels or what of it lies in the window."""
+    shape = (1, 16, 24, 32)
+    lesions, organs = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
+    lesions[0][tuple(slice(max(0, c - 1), c + 2) for c in at)] = abnormality + 1
+    organs[..., :16] = organ("liver").label
+    return Sample(torch.zeros(1, *shape), organs, lesions, torch.zeros(1, A))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    at=st.tuples(st.integers(0, 15), st.integers(0, 23), st.integers(0, 31)),
+    kind=st.integers(0, A - 1),
+    seed=st.integers(0, 2**32),
+)
+def test_every_voxel_of_a_small_lesion_is_kept_once_and_organs_beside(
+    at: tuple[int, int, int], kind: int, seed: int
+) -> None:
+    sample = planted(at, kind)
+    _, region = mask_targets(sample, organ_shares(sample.organs), torch.arange(A))
+    sure, spare = choose_places(sample.lesions[0], region[0], np.random.default_rng(seed))
+    own = int((sample.lesions > 0).sum())
+    assert own <= PER_LESION
+    lesion = {tuple(p) for p in (sample.lesions[0] > 0).nonzero().tolist()}
+    assert lesion <= {tuple(p) for p in sure[:own].tolist()}
+    beside = {tuple(p) for p in sure[own:].tolist()} - lesion
+    near = {p for p in beside if any(max(abs(a - b) for a, b in zip(p, q, strict=True)) <= 3 for q in lesion)}
+    assert len(near) >= 40, "what surrounds it is kept too"
+    liver = region[0, [a.organ for a in abnormalities()].index("liver")]
+    z, y, x = torch.cat([sure[own:], spare]).unbind(1)
+    assert int(liver[z, y, x].sum()) >= 1000
+
+
+def test_a_window_of_nothing_gives_no_voxels(model: SightlineModel) -> None:
+    sample = planted((0, 0, 0), 0)
+    empty = Sample(
+        sample.hu, torch.zeros_like(sample.organs), torch.zeros_like(sample.lesions), sample.findings
+    )
+    [found] = read_voxels(model, TextBank.of(model), empty, np.random.default_rng(0))
+    assert len(found) == 0
+    assert float(lesion_voxel_loss(torch.zeros(0, A), found.target, found.judged)) == 0
+
+
+def test_what_is_kept_is_what_the_window_says_there(model: SightlineModel, batch: Sample) -> None:
+    windows = read_voxels(model, TextBank.of(model), batch, np.random.default_rng(0))
+    target, region = mask_targets(batch, organ_shares(batch.organs), torch.arange(A))
+    assert len(windows) == 2
+    for b, voxels in enumerate(windows):
+        assert voxels.read.shape == (len(voxels), model.lesion_decoder.first.in_features)
+        assert bool((voxels.target <= voxels.judged).all()), "a lesion lies where it is searched"
+        # Every kind of lesion of the window is among the voxels, and none that is not there.
+        assert voxels.target.any(0).tolist() == target[b].flatten(1).any(1).tolist()
+        assert (voxels.judged.any(0) <= region[b].flatten(1).any(1)).all()
+
+
+def test_the_worst_voxels_of_an_organ_are_among_those_kept(model: SightlineModel) -> None:
+    """A voxel brighter than all others, to a decoder that reads the soft-tissue window alone."""
+    sample = planted((8, 12, 24), A - 1)
+    hu = torch.full_like(sample.hu, 60.0)
+    hu[0, 0, 8, 12, 8] = 200.0
+    with torch.no_grad():
+        for layer in (model.lesion_decoder.first, model.lesion_decoder.second, model.lesion_decoder.out):
+            layer.weight.zero_()
+            layer.bias.zero_()
+            layer.weight[0, 1 if layer is model.lesion_decoder.first else 0] = 1.0
+        last = model.text_to_mask[-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.eye(len(last.bias))[0])
+    bright = Sample(hu, sample.organs, torch.zeros_like(sample.lesions), sample.findings)
+    liver = [a.organ for a in abnormalities()].index("liver")
+    held = 0
+    for seed in range(8):
+        [found] = read_voxels(model, TextBank.of(model), bright, np.random.default_rng(seed))
+        held += bool((found.read[:, 1] > 0.7)[found.judged[:, liver]].any())
+    # 1760 of some 7000 voxels are looked at, and only 160 kept unseen: by chance one of 40 times.
+    assert held >= 1
+
+
+def test_a_lesions_own_rim_is_never_among_the_worst(model: SightlineModel) -> None:
+    sample = planted((8, 12, 8), 0)
+    rng = np.random.default_rng(0)
+    [found] = read_voxels(model, TextBank.of(model), sample, rng)
+    _, region = mask_targets(sample, organ_shares(sample.organs), torch.arange(A))
+    sure, _ = choose_places(sample.lesions[0], region[0], np.random.default_rng(0))
+    assert RIM < 3, "what is kept as surroundings reaches farther"
+    assert len(found) > len(sure)
+
+
+def test_loss_weighs_the_means_of_both_sides_and_judges_nothing_else() -> None:
+    target = torch.zeros(101, 1, dtype=torch.bool)
+    target[0] = True
+    judged = torch.ones_like(target)
+    level = torch.zeros(101, 1)
+    both = (1 + NEGATIVE_WEIGHT) * np.log(2)
+    assert float(lesion_voxel_loss(level, target, judged)) == pytest.approx(both)
+    missed, false = level.clone(), level.clone()
+    missed[0] -= 5
+    false[1:] += 5
+    more = np.log1p(np.exp(5)) - np.log(2)  # of a voxel that is wrong by 5
+    assert float(lesion_voxel_loss(missed, target, judged)) == pytest.approx(both + more, rel=1e-5)
+    assert float(lesion_voxel_loss(false, target, judged)) == pytest.approx(
+        both + NEGATIVE_WEIGHT * more, rel=1e-5
+    )
+    assert float(lesion_voxel_loss(false, target, target)) == pytest.approx(np.log(2)), "only what is judged"
+
+
+def test_only_the_lesion_part_is_trained(model: SightlineModel, batch: Sample) -> None:
+    model.freeze(["encoder"])
+    bank, rng = TextBank.of(model), np.random.default_rng(0)
+    voxels = Voxels.joined(read_voxels(model, bank, batch, rng))
+    lesion_objective(model, bank, voxels, rng)["masks"].backward()  # type: ignore[no-untyped-call]
+    trained = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+    assert trained == {"lesion_decoder", "text_to_mask"}
+
+
+def test_a_few_steps_find_the_lesions(model: SightlineModel, batch: Sample) -> None:
+    model.freeze(["encoder"])
+    bank = TextBank.of(model)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    voxels = Voxels.joined(read_voxels(model, bank, batch, np.random.default_rng(0)))
+    totals = []
+    for _ in range(12):
+        loss = lesion_objective(model, bank, voxels, np.random.default_rng(0))["masks"]
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        totals.append(float(loss.detach()))
+    assert totals[-1] < 0.8 * totals[0]
+
+
+def numbered(n: int, value: float) -> Voxels:
+    read = torch.full((n, 2), value)
+    read[:, 1] = torch.arange(n)
+    return Voxels(read, torch.zeros(n, A, dtype=torch.bool), torch.ones(n, A, dtype=torch.bool))
+
+
+def test_the_memory_keeps_the_newest_windows_and_draws_from_all() -> None:
+    memory, rng = VoxelMemory(3), np.random.default_rng(0)
+    with pytest.raises(ValueError, match="holds no voxels"):
+        memory.draw(rng, 1)
+    for k in range(5):
+        memory.add([numbered(20, float(k))])
+    drawn = memory.draw(rng, 30)
+    assert drawn.read.dtype == torch.float32
+    assert drawn.read[:, 0].unique(return_counts=True)[0].tolist() == [2.0, 3.0, 4.0]
+    assert len(drawn) == 30
+    assert len({tuple(r) for r in drawn.read.tolist()}) == 30, "each voxel once"
+    assert len(memory.draw(rng, 1000)) == 60
+
+
+def test_the_memory_goes_on_as_it_was() -> None:
+    memory, other = VoxelMemory(2), VoxelMemory(2)
+    memory.add([numbered(5, 1.0), numbered(7, 2.0)])
+    other.add([numbered(3, 9.0)])
+    other.load_state_dict(memory.state_dict())
+    a, b = (m.draw(np.random.default_rng(1), 6) for m in (memory, other))
+    assert torch.equal(a.read, b.read)
+    assert torch.equal(a.judged, b.judged)
