@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from core_model.pooling import box_mean
+from core_model.volume import windows_hu
+
 CHANNELS = 19  # of `organ_contrast`
 SIDES = (3, 5, 9, 15)  # voxels of the neighbourhoods; 12 to 60 mm at 4 mm
 SCALE_HU = (12.0, 10.0, 8.0, 8.0)  # mean difference of a neighbourhood that becomes 1
@@ -23,13 +26,13 @@ FAR_HU = 80.0  # from its organ; what lies farther counts as that far
 LIMIT = 4.0
 
 
-def organ_contrast(x: torch.Tensor, half_organ_logits: torch.Tensor) -> torch.Tensor:
+def organ_contrast(x: torch.Tensor, organ: torch.Tensor) -> torch.Tensor:
     """Contrast channels.
 
     Parameters
     ----------
     x: (B, 2, D, H, W) windowed CT (`core_model.volume.window`), even sides.
-    half_organ_logits: (B, 1 + O, D/2, H/2, W/2).
+    organ: (B, 1 + O, D/2, H/2, W/2) organ probabilities; channel 0 is "none".
 
     Returns
     -------
@@ -39,13 +42,14 @@ def organ_contrast(x: torch.Tensor, half_organ_logits: torch.Tensor) -> torch.Te
     is bright (not of the third) and how much fat or gas; how much of the third is organ; the means
     once more, against how much such means vary in the organ.
     """
-    hu, wide = x[:, 1:].float() * 200 + 40, x[:, :1].float() * 1000  # as in `window`
-    members = _members(F.avg_pool3d(hu, 2), half_organ_logits)
+    both = windows_hu(x)
+    hu, small = both[:, 1:], F.avg_pool3d(both, 2)
+    members = _members(small[:, 1:], organ)
     known = _doubled(members.likely.sum(1, keepdim=True)) > 0.5
-    expected = _doubled(members.spread_out(F.avg_pool3d(torch.cat([hu, wide], 1), 2)))
-    difference = (hu - expected[:, :1]) * known
-    difference_wide = (wide - expected[:, 1:]) * known
-    tissue = known & (expected[:, :1] > FAT_HU)
+    expected = _doubled(members.spread_out(small))  # (B, 2, D, H, W)
+    off = (both - expected) * known
+    difference, difference_wide = off[:, 1:], off[:, :1]
+    tissue = known & (expected[:, 1:] > FAT_HU)
     inside = _doubled(members.inside)
     fat = (hu < FAT_HU).float()
     weight = (1 - fat) * inside.clamp_min(0.1)
@@ -99,9 +103,8 @@ class _Members:
         return torch.einsum("bodhw,boc->bcdhw", self.likely, mean)
 
 
-def _members(hu: torch.Tensor, half_organ_logits: torch.Tensor) -> _Members:
-    """From (B, 1, d, h, w) HU and the organ head."""
-    organ = half_organ_logits.float().softmax(1)  # (B, 1 + O, d, h, w)
+def _members(hu: torch.Tensor, organ: torch.Tensor) -> _Members:
+    """From (B, 1, d, h, w) HU and (B, 1 + O, d, h, w) organ probabilities."""
     likely = box_mean(organ[:, 1:], 3) ** 2
     likely = likely / likely.sum(1, keepdim=True).clamp_min(1e-4)
     first = _Members(organ[:, 1:], likely, 1 - organ[:, :1])
@@ -111,18 +114,3 @@ def _members(hu: torch.Tensor, half_organ_logits: torch.Tensor) -> _Members:
 
 def _doubled(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="trilinear")
-
-
-def box_mean(x: torch.Tensor, side: int) -> torch.Tensor:
-    """The mean over cubes of `side` voxels (odd), one axis at a time; over less at the border.
-
-    Parameters
-    ----------
-    x: (B, C, D, H, W); an axis shorter than `side` gets the longest odd side that fits.
-    """
-    for axis, length in enumerate(x.shape[2:]):
-        fits = min(side, length - 1 + length % 2)
-        kernel, padding = [1, 1, 1], [0, 0, 0]
-        kernel[axis], padding[axis] = fits, fits // 2
-        x = F.avg_pool3d(x, kernel, 1, padding, count_include_pad=False)
-    return x

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core_model.contrast import CHANNELS, box_mean, organ_contrast
+from core_model.contrast import CHANNELS, organ_contrast
+from core_model.pooling import box_mean
 
 HIDDEN = (64, 48)
 NEIGHBOURHOOD = 5  # half-resolution cells; 40 mm at 4 mm
@@ -78,10 +79,8 @@ class PointDecoder(nn.Module):
         half_organ_logits: (B, 1 + O, D/2, H/2, W/2), of the encoder for `x`.
         """
         organ = half_organ_logits.float().softmax(1)  # (B, 1 + O, d, h, w)
-        around = box_mean(organ, NEIGHBOURHOOD)
-        return PointInputs(
-            torch.cat([x.float(), organ_contrast(x, half_organ_logits)], 1), torch.cat([organ, around], 1)
-        )
+        fine = torch.cat([x.float(), organ_contrast(x, organ)], 1)
+        return PointInputs(fine, torch.cat([organ, box_mean(organ, NEIGHBOURHOOD)], 1))
 
     def points(self, read: torch.Tensor) -> torch.Tensor:
         """(N, F + C) of `PointInputs.at` -> (N, width) dense features."""

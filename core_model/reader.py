@@ -270,13 +270,10 @@ class Reader:
         for i, entry in enumerate(abnormalities()):
             if not entry.tumour:
                 continue
-            own_kind: list[tuple[Abnormality, Component]] = []
-            region = regions[entry.organ]
+            region, lowest = regions[entry.organ], self.thresholds.lesion_score(entry.name)
             here = (masks[i] * region.reach).numpy()
-            for component in components(here, self.thresholds.mask, min_voxels=2, core=region.core.numpy()):
-                if component.score >= self.thresholds.lesion_score(entry.name):
-                    own_kind.append((entry, component))
-            found += own_kind[:MAX_LESIONS]
+            every = components(here, self.thresholds.mask, min_voxels=2, core=region.core.numpy())
+            found += [(entry, c) for c in every if c.score >= lowest][:MAX_LESIONS]
         found.sort(key=lambda pair: -pair[1].score)
         labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
         lesions: list[Lesion] = []

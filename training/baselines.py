@@ -34,7 +34,7 @@ def vanilla_clip(settings: Settings) -> Settings:
         optimiser={**settings.optimiser, "freeze": []},
         # The only loss: its weight would only scale gradients, which AdamW undoes and clipping not.
         loss={"report": 1.0},
-        lesion_voxels=None,
+        lesion_voxels={},
         switches=dict.fromkeys(Switches.__dataclass_fields__, False),
     )
 

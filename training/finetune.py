@@ -159,7 +159,7 @@ class FineTuning(Run):
 
     def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """ "masks" of the labelled tumour, plus agreement with the checkpoint on all others."""
-        voxels = self.voxels.draw(rng, (self.settings.lesion_voxels or {})["per_update"])
+        voxels = self.voxels.draw(rng, self.settings.lesion_voxels["per_update"])
         wording = draw(bank.present, rng)  # (A, width)
         with torch.no_grad():
             before = text_logits(self.teacher, self.teacher.project_text(wording), voxels.read).sigmoid()

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from core_model.abnormality import abnormalities
 from core_model.model import EncodedText, SightlineModel
+from core_model.pooling import box_max
 from core_model.volume import window
 from training.losses import lesion_voxel_loss
 from training.objective import mask_targets, organ_shares
@@ -28,7 +29,7 @@ from training.text_bank import TextBank, draw
 
 PER_LESION, PER_RIM, PER_ORGAN, PER_TEXT = 128, 96, 300, 60  # voxels kept; our choice
 CANDIDATES = 4000  # per organ, of which the worst are kept
-PER_UPDATE = 64  # windows
+WINDOWS_PER_UPDATE = 64
 RIM = 2  # voxels round a lesion: half of each is lesion, so they are never among the worst
 
 
@@ -54,6 +55,10 @@ class Voxels:
         """The same with every tensor changed."""
         return Voxels(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
+    def at(self, index: torch.Tensor) -> Voxels:
+        """Those of (K,) indices."""
+        return self.map(lambda t: t[index])
+
     @classmethod
     def joined(cls, parts: Sequence[Voxels]) -> Voxels:
         """All voxels of several."""
@@ -78,9 +83,10 @@ def read_voxels(
         logits = text_logits(model, text, read)  # (N, A)
         found = Voxels(read, _at(target[b], both), _at(region[b], both))
         wrong = logits.masked_fill(~found.judged | _at(_grown(target[b]), both), -torch.inf)
-        worst = wrong[len(sure) :].topk(min(PER_TEXT, len(spare)), 0).indices.flatten()
+        top = wrong[len(sure) :].topk(min(PER_TEXT, len(spare)), 0)
+        worst = top.indices[top.values > -torch.inf]
         keep = torch.cat([torch.arange(len(sure), device=worst.device), len(sure) + torch.unique(worst)])
-        chosen.append(found.map(lambda t, keep=keep: t[keep]))  # type: ignore[misc]
+        chosen.append(found.at(keep))
     return chosen
 
 
@@ -129,7 +135,7 @@ def _grown(target: torch.Tensor) -> torch.Tensor:
     """(A, D, H, W) bool masks with `RIM` voxels more on every side."""
     grown = target.clone()
     for a in target.flatten(1).any(1).nonzero().flatten().tolist():
-        grown[a] = F.max_pool3d(target[a][None].float(), 2 * RIM + 1, 1, RIM)[0] > 0
+        grown[a] = box_max(target[a][None, None].float(), 2 * RIM + 1)[0, 0] > 0
     return grown
 
 
@@ -161,12 +167,12 @@ class VoxelMemory:
         """
         if not self._windows:
             raise ValueError("the memory holds no voxels; add some first")
-        chosen = rng.permutation(len(self._windows))[:PER_UPDATE]
+        chosen = rng.permutation(len(self._windows))[:WINDOWS_PER_UPDATE]
         each = -(-n // len(chosen))
         parts = []
         for w in chosen:
-            index = torch.from_numpy(rng.permutation(len(self._windows[w]))[:each])
-            parts.append(self._windows[w].map(lambda t, index=index: t[index]))  # type: ignore[misc]
+            held = self._windows[w]
+            parts.append(held.at(torch.from_numpy(rng.permutation(len(held))[:each])))
         return Voxels.joined(parts).map(lambda t: t.float() if t.is_floating_point() else t)
 
     def state_dict(self) -> dict[str, list[torch.Tensor]]:
@@ -182,7 +188,7 @@ class VoxelMemory:
 
 def text_logits(model: SightlineModel, text: EncodedText, read: torch.Tensor) -> torch.Tensor:
     """(N, A) logits that each voxel belongs to each of some texts."""
-    return model.lesion_decoder.points(read) @ text.mask_weight.T + text.mask_bias
+    return F.linear(model.lesion_decoder.points(read), text.mask_weight, text.mask_bias)
 
 
 def lesion_objective(

@@ -103,7 +103,7 @@ class Run:
         self.average = copy.deepcopy(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, weight_decay=settings.optimiser["weight_decay"])
-        self.voxels = VoxelMemory((settings.lesion_voxels or {}).get("memory", 0))
+        self.voxels = VoxelMemory(settings.lesion_voxels.get("memory", 0))
         self.read_batches = 0
         self.step = 0
         self.seconds = 0.0
@@ -137,7 +137,7 @@ class Run:
 
     def read(self, bank: TextBank, batch: Sample) -> None:
         """What is done once with a batch before updates: chosen voxels of it into the memory."""
-        if self.settings.lesion_voxels is not None:
+        if self.settings.lesion_voxels:
             rng = np.random.default_rng([self.settings.data["seed"], 98, self.read_batches])
             with self.precision():
                 self.voxels.add(read_voxels(self.model, bank, batch, rng))
@@ -146,7 +146,7 @@ class Run:
     def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The losses of one update by name."""
         voxels, found = self.settings.lesion_voxels, {}
-        if voxels is not None:
+        if voxels:
             found = lesion_objective(self.model, bank, self.voxels.draw(rng, voxels["per_update"]), rng)
         if self.plan.losses:
             found |= objective(self.model, bank, batch, rng, self.plan, memory=self.memory)
@@ -256,7 +256,7 @@ class Run:
         with LogBook(self.out, self.step) as log:
             batches = iter(loader)
             # Updates on the voxels of one patient would undo what was learnt from many.
-            first = (s.lesion_voxels or {}).get("first", 0) if self.step < end else 0
+            first = s.lesion_voxels.get("first", 0) if self.step < end else 0
             while self.read_batches < first:
                 self.read(bank, next(batches).to(self.device))
             while self.step < end:
@@ -282,7 +282,7 @@ class Run:
         """What one batch teaches: one update, in the lesion stage as many as the config says."""
         batch = batch.to(self.device)
         self.read(bank, batch)
-        updates = (self.settings.lesion_voxels or {}).get("updates", 1)
+        updates = self.settings.lesion_voxels.get("updates", 1)
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
 
     def _descend(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:

@@ -48,7 +48,7 @@ class Settings:
     data: dict[str, Any]
     optimiser: dict[str, Any]
     loss: dict[str, float]
-    lesion_voxels: dict[str, int] | None = None
+    lesion_voxels: dict[str, int] = field(default_factory=dict)
     switches: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class Settings:
     def plan(self) -> Plan:
         """What `training.objective.objective` computes; masks on chosen voxels are not its part."""
         names = set(self.weights())
-        if self.lesion_voxels is not None:
+        if self.lesion_voxels:
             names -= {"masks"}
         return Plan(
             losses=frozenset(names),

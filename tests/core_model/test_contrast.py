@@ -17,14 +17,14 @@ LESION = (..., slice(10, 14), slice(10, 14), slice(10, 14))
 
 
 def scene(liver_hu: float, lesion_hu: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(windowed CT, half-resolution organ logits) of a liver with one lesion, beside spleen."""
+    """(windowed CT, half-resolution organ probabilities) of a liver with one lesion, beside spleen."""
     hu = torch.full((1, 1, SIDE, SIDE, SIDE), liver_hu)
     hu[..., 20:] = 300.0
     hu[LESION] = lesion_hu
     logits = torch.zeros(1, 1 + len(organs()), SIDE // 2, SIDE // 2, SIDE // 2)
     logits[:, organ("liver").label] = 9.0
     logits[:, organ("spleen").label, :, :, 10:] = 18.0
-    return window(hu), logits
+    return window(hu), logits.softmax(1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -63,11 +63,12 @@ def test_air_in_an_organ_is_counted_and_does_not_darken_its_neighbours() -> None
 
 
 def test_beside_an_organ_nothing_is_expected() -> None:
-    x, logits = scene(100, 40)
-    logits[:, 0] = 40.0
-    assert float(organ_contrast(x, logits)[:, 0].abs().max()) == 0
+    x, probability = scene(100, 40)
+    none = torch.zeros_like(probability)
+    none[:, 0] = 1
+    assert float(organ_contrast(x, none)[:, 0].abs().max()) == 0
 
 
-def test_logits_that_know_nothing_are_finite() -> None:
-    x, logits = scene(100, 40)
-    assert bool(organ_contrast(x, torch.zeros_like(logits)).isfinite().all())
+def test_an_organ_head_that_knows_nothing_gives_finite_channels() -> None:
+    x, probability = scene(100, 40)
+    assert bool(organ_contrast(x, torch.full_like(probability, 1 / probability.shape[1])).isfinite().all())

@@ -37,7 +37,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
 def small(settings: Settings, steps: int, **changes: Any) -> Settings:
     """A config with the tests' network and few steps; what it trains and how stays as it is."""
     forms = {k: v for k, v in settings.model.items() if k in ("pooling", "projectors")}
-    voxels = {"memory": 3, "first": 2, "per_update": 400, "updates": 2} if settings.lesion_voxels else None
+    voxels = {"memory": 3, "first": 2, "per_update": 400, "updates": 2} if settings.lesion_voxels else {}
     return replace(
         settings,
         model={**tiny_config(), "spacing_mm": 6.0, **forms},
