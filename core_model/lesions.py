@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
 Mask = npt.NDArray[np.bool_]
+TOP_VOXELS = 8  # strongest voxels of a piece that make its score; our choice
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Component:
     Attributes
     ----------
     mask: (D, H, W) bool on the map's grid.
-    score: mean of its eight highest probabilities (in its organ's core, where one is given).
+    score: mean of its `TOP_VOXELS` highest probabilities (in its organ's core, where one is given).
     voxels: its size.
     """
 
@@ -53,7 +54,7 @@ def components(
             continue
         mask = np.zeros(probability.shape, dtype=bool)
         mask[box] = inside
-        top = np.sort(probability[box][counted])[-8:]
+        top = np.sort(probability[box][counted])[-TOP_VOXELS:]
         found.append(Component(mask=mask, score=float(top.mean()), voxels=size))
     return sorted(found, key=lambda c: -c.score)
 

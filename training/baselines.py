@@ -35,6 +35,7 @@ def vanilla_clip(settings: Settings) -> Settings:
         # The only loss: its weight would only scale gradients, which AdamW undoes and clipping not.
         loss={"report": 1.0},
         lesion_voxels={},
+        lesion_candidates={},
         switches=dict.fromkeys(Switches.__dataclass_fields__, False),
     )
 

@@ -21,15 +21,16 @@ from rich.progress import track
 from scipy.optimize import minimize
 
 from core_model.abnormality import abnormalities
-from core_model.reader import Reader, Thresholds
+from core_model.reader import Reader
+from core_model.thresholds import Thresholds
 from training.benchmark import DEVELOPMENT_SEED
 from training.case_store import CaseRecord, read_cases
 from training.judging import CaseResult, ReportedResult, bare, verdict
 from training.metrics import youden_threshold
 
 FALSE_PER_STUDY = 0.1  # allowed per tumour type on the development set; our choice
+LOWEST_SCORE = 0.1  # lesions less probable than this are never reported; our choice
 OFFSET_SD = 3.0  # how far offsets of findings are expected from zero; our choice
-LOWEST_SCORE = 0.55  # of a reported lesion, where voxels belong to lesions from 0.5
 
 
 def lesion_thresholds(
@@ -136,7 +137,7 @@ def calibrate(
     offset, temperature = finding_scale(results)
     found = replace(
         plain,
-        lesion=lesion_thresholds(results, mask + 0.05, false_per_study, allow),
+        lesion=lesion_thresholds(results, false_per_study=false_per_study, allow=allow),
         offset=offset,
         temperature=temperature,
         raise_findings=True,

@@ -18,7 +18,8 @@ from typing import Any
 
 import core_model
 import training
-from core_model.reader import Reader, Thresholds
+from core_model.reader import Reader
+from core_model.thresholds import Thresholds
 from training.benchmark import VERSION, make_case
 from training.judging import CandidateRecord, FindingRecord, ImageRecord, PlantedRecord, bare, judge
 from training.wording import PromptBank, SnippetRecord, WordRecord, ask

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
-from core_model.reader import Thresholds
 from core_model.reading import Reading
+from core_model.thresholds import Thresholds
 from training.benchmark import Case
 
 MIN_OVERLAP = 0.1  # share of a planted lesion that reported ones must cover to have found it; our choice

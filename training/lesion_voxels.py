@@ -9,9 +9,7 @@ costs less than reading one window. Our choice; the language heads are trained b
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,15 +24,15 @@ from training.losses import lesion_voxel_loss
 from training.objective import mask_targets, organ_shares
 from training.samples import Sample
 from training.text_bank import TextBank, draw
+from training.window_memory import Records
 
 PER_LESION, PER_RIM, PER_ORGAN, PER_TEXT = 128, 96, 300, 60  # voxels kept; our choice
 CANDIDATES = 4000  # per organ, of which the worst are kept
-WINDOWS_PER_UPDATE = 64
 RIM = 2  # voxels round a lesion: half of each is lesion, so they are never among the worst
 
 
 @dataclass(frozen=True)
-class Voxels:
+class Voxels(Records):
     """Voxels with what the decoder reads there and what is true; the first axis counts them.
 
     Attributes
@@ -47,22 +45,6 @@ class Voxels:
     read: torch.Tensor
     target: torch.Tensor
     judged: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.read)
-
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Voxels:
-        """The same with every tensor changed."""
-        return Voxels(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
-
-    def at(self, index: torch.Tensor) -> Voxels:
-        """Those of (K,) indices."""
-        return self.map(lambda t: t[index])
-
-    @classmethod
-    def joined(cls, parts: Sequence[Voxels]) -> Voxels:
-        """All voxels of several."""
-        return cls(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})
 
 
 @torch.no_grad()
@@ -139,53 +121,6 @@ def _grown(target: torch.Tensor) -> torch.Tensor:
     return grown
 
 
-class VoxelMemory:
-    """The voxels of the last windows, to train on many patients at once.
-
-    Voxels of one window show one patient: trained on them alone, every text follows what the last
-    patient had.
-
-    Parameters
-    ----------
-    size: windows held; the oldest go first. What is read is held in half precision.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._windows: deque[Voxels] = deque(maxlen=size)
-
-    def add(self, windows: Sequence[Voxels]) -> None:
-        """Take windows in."""
-        for voxels in windows:
-            self._windows.append(voxels.map(lambda t: t.half() if t.is_floating_point() else t))
-
-    def draw(self, rng: np.random.Generator, n: int) -> Voxels:
-        """About `n` voxels, the same number of each of up to 64 windows.
-
-        Raises
-        ------
-        ValueError: if nothing is held yet.
-        """
-        if not self._windows:
-            raise ValueError("the memory holds no voxels; add some first")
-        chosen = rng.permutation(len(self._windows))[:WINDOWS_PER_UPDATE]
-        each = -(-n // len(chosen))
-        parts = []
-        for w in chosen:
-            held = self._windows[w]
-            parts.append(held.at(torch.from_numpy(rng.permutation(len(held))[:each])))
-        return Voxels.joined(parts).map(lambda t: t.float() if t.is_floating_point() else t)
-
-    def state_dict(self) -> dict[str, list[torch.Tensor]]:
-        """For `torch.save`."""
-        return {f.name: [getattr(w, f.name) for w in self._windows] for f in fields(Voxels)}
-
-    def load_state_dict(self, state: dict[str, list[torch.Tensor]]) -> None:
-        """What `state_dict` gave."""
-        self._windows.clear()
-        for tensors in zip(*(state[f.name] for f in fields(Voxels)), strict=True):
-            self._windows.append(Voxels(*tensors))
-
-
 def text_logits(model: SightlineModel, text: EncodedText, read: torch.Tensor) -> torch.Tensor:
     """(N, A) logits that each voxel belongs to each of some texts."""
     return F.linear(model.lesion_decoder.points(read), text.mask_weight, text.mask_bias)
@@ -200,7 +135,6 @@ def lesion_objective(
 
 
 __all__ = [
-    "VoxelMemory",
     "Voxels",
     "choose_places",
     "lesion_objective",

@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from core_model.checkpoint import save_checkpoint
 from core_model.inference import supports_bf16
 from core_model.model import ModelConfig, SightlineModel
-from training.lesion_voxels import VoxelMemory, lesion_objective, read_voxels
+from training.lesion_candidates import Candidates, candidate_objective, read_candidates
+from training.lesion_voxels import Voxels, lesion_objective, read_voxels
 from training.logbook import LogBook, has_tensorboard
 from training.objective import objective
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
@@ -39,6 +40,7 @@ from training.samples import NOISE_HU, AnatomySource, PhantomCrops, Sample, coll
 from training.settings import Settings, learning_rate
 from training.text_bank import TextBank
 from training.text_tower import load_public_encoder
+from training.window_memory import WindowMemory
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "pretrain.toml"
 SAVE_EVERY_S = 120.0
@@ -103,7 +105,9 @@ class Run:
         self.average = copy.deepcopy(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, weight_decay=settings.optimiser["weight_decay"])
-        self.voxels = VoxelMemory(settings.lesion_voxels.get("memory", 0))
+        kept = settings.records.get("memory", 0)
+        self.voxels = WindowMemory(Voxels, kept)
+        self.candidates = WindowMemory(Candidates, kept, per_draw=kept)
         self.read_batches = 0
         self.step = 0
         self.seconds = 0.0
@@ -136,18 +140,25 @@ class Run:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=supports_bf16(self.device))
 
     def read(self, bank: TextBank, batch: Sample) -> None:
-        """What is done once with a batch before updates: chosen voxels of it into the memory."""
-        if self.settings.lesion_voxels:
-            rng = np.random.default_rng([self.settings.data["seed"], 98, self.read_batches])
-            with self.precision():
+        """What is done once with a batch before updates: voxels or candidates of it into the memory."""
+        rng = np.random.default_rng([self.settings.data["seed"], 98, self.read_batches])
+        with self.precision():
+            if self.settings.lesion_voxels:
                 self.voxels.add(read_voxels(self.model, bank, batch, rng))
+            if self.settings.lesion_candidates:
+                threshold = self.settings.lesion_candidates["threshold"]
+                self.candidates.add(read_candidates(self.model, bank, batch, rng, threshold))
         self.read_batches += 1
 
     def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The losses of one update by name."""
-        voxels, found = self.settings.lesion_voxels, {}
-        if voxels:
-            found = lesion_objective(self.model, bank, self.voxels.draw(rng, voxels["per_update"]), rng)
+        s, found = self.settings, {}
+        if s.lesion_voxels:
+            voxels = self.voxels.draw(rng, s.lesion_voxels["per_update"])
+            found = lesion_objective(self.model, bank, voxels, rng)
+        if s.lesion_candidates:
+            candidates = self.candidates.draw(rng, s.lesion_candidates["per_update"])
+            found = candidate_objective(self.model, bank, candidates, rng)
         if self.plan.losses:
             found |= objective(self.model, bank, batch, rng, self.plan, memory=self.memory)
         return found
@@ -185,6 +196,7 @@ class Run:
         self.history = state["history"]
         self.running = state["running"]
         self.voxels.load_state_dict(state["voxels"])
+        self.candidates.load_state_dict(state["candidates"])
         self.read_batches = state["read_batches"]
         if self.memory is not None:
             self.memory.load_state_dict(state.get("memory", {}))
@@ -202,6 +214,7 @@ class Run:
             "history": self.history,
             "running": self.running,
             "voxels": self.voxels.state_dict(),
+            "candidates": self.candidates.state_dict(),
             "read_batches": self.read_batches,
             "memory": self.memory.state_dict() if self.memory is not None else {},
         }
@@ -255,8 +268,8 @@ class Run:
         self.model.train()
         with LogBook(self.out, self.step) as log:
             batches = iter(loader)
-            # Updates on the voxels of one patient would undo what was learnt from many.
-            first = s.lesion_voxels.get("first", 0) if self.step < end else 0
+            # Updates on what one patient shows would undo what was learnt from many.
+            first = s.records.get("first", 0) if self.step < end else 0
             while self.read_batches < first:
                 self.read(bank, next(batches).to(self.device))
             while self.step < end:
@@ -279,10 +292,10 @@ class Run:
         self.save()
 
     def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
-        """What one batch teaches: one update, in the lesion stage as many as the config says."""
+        """What one batch teaches: one update, in the lesion stages as many as the config says."""
         batch = batch.to(self.device)
         self.read(bank, batch)
-        updates = self.settings.lesion_voxels.get("updates", 1)
+        updates = self.settings.records.get("updates", 1)
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
 
     def _descend(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core_model.abnormality import abnormalities
-from core_model.reader import Reader, Thresholds
+from core_model.reader import Reader
+from core_model.thresholds import Thresholds
 from tests.tiny import tiny_checkpoint
 from tests.training.verdicts import record, verdict
 from training.benchmark import DEVELOPMENT_SEED

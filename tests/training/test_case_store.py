@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from core_model.anatomy import organs
-from core_model.reader import Reader, Thresholds
+from core_model.reader import Reader
+from core_model.thresholds import Thresholds
 from tests.tiny import tiny_checkpoint
 from tests.training.verdicts import record
 from training import case_store

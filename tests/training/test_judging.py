@@ -10,8 +10,8 @@ import pytest
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
-from core_model.reader import Thresholds
 from core_model.reading import Finding, Lesion, ModelIdentity, Reading, StudyEncoding
+from core_model.thresholds import Thresholds
 from training.benchmark import Case, cases
 from training.judging import (
     CandidateRecord,

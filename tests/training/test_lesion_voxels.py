@@ -19,7 +19,6 @@ from training.lesion_voxels import (
     PER_LESION,
     PER_TEXT,
     RIM,
-    VoxelMemory,
     Voxels,
     choose_places,
     lesion_objective,
@@ -192,33 +191,3 @@ def test_a_few_steps_find_the_lesions(model: SightlineModel, batch: Sample) -> N
         optimiser.step()
         totals.append(float(loss.detach()))
     assert totals[-1] < 0.8 * totals[0]
-
-
-def numbered(n: int, value: float) -> Voxels:
-    read = torch.full((n, 2), value)
-    read[:, 1] = torch.arange(n)
-    return Voxels(read, torch.zeros(n, A, dtype=torch.bool), torch.ones(n, A, dtype=torch.bool))
-
-
-def test_the_memory_keeps_the_newest_windows_and_draws_from_all() -> None:
-    memory, rng = VoxelMemory(3), np.random.default_rng(0)
-    with pytest.raises(ValueError, match="holds no voxels"):
-        memory.draw(rng, 1)
-    for k in range(5):
-        memory.add([numbered(20, float(k))])
-    drawn = memory.draw(rng, 30)
-    assert drawn.read.dtype == torch.float32
-    assert drawn.read[:, 0].unique(return_counts=True)[0].tolist() == [2.0, 3.0, 4.0]
-    assert len(drawn) == 30
-    assert len({tuple(r) for r in drawn.read.tolist()}) == 30, "each voxel once"
-    assert len(memory.draw(rng, 1000)) == 60
-
-
-def test_the_memory_goes_on_as_it_was() -> None:
-    memory, other = VoxelMemory(2), VoxelMemory(2)
-    memory.add([numbered(5, 1.0), numbered(7, 2.0)])
-    other.add([numbered(3, 9.0)])
-    other.load_state_dict(memory.state_dict())
-    a, b = (m.draw(np.random.default_rng(1), 6) for m in (memory, other))
-    assert torch.equal(a.read, b.read)
-    assert torch.equal(a.judged, b.judged)
