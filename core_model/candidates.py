@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,8 @@ from scipy import ndimage
 from torch import nn
 
 from core_model.anatomy import organ
-from core_model.lesions import TOP_VOXELS, Component, components
+from core_model.grounding import LESION_TOP_VOXELS, PROBABILITY_LIMIT
+from core_model.lesions import Component, components
 from core_model.masks import Region
 from core_model.volume import bounding_slices
 
@@ -29,7 +31,6 @@ MIN_VOXELS = 2
 HIDDEN = 64
 DROPOUT = 0.3
 MARGIN = 4  # voxels of surroundings that are looked at
-EVIDENCE_LIMIT = 1e-4  # scores are kept that far from 0 and 1 before their logit is taken
 HU_STEP = 20.0  # differences in HU that become 1
 HU_LEVEL = 50.0  # grey values that become 1
 AROUND_HU = (-100.0, 250.0)  # surroundings count as no darker and no brighter than this
@@ -44,7 +45,7 @@ def evidence(score: float) -> float:
     >>> evidence(0.5), round(evidence(1.0), 2)
     (0.0, 9.21)
     """
-    inside = min(max(score, EVIDENCE_LIMIT), 1 - EVIDENCE_LIMIT)
+    inside = min(max(score, PROBABILITY_LIMIT), 1 - PROBABILITY_LIMIT)
     return float(np.log(inside / (1 - inside)))
 
 
@@ -68,9 +69,15 @@ class CandidateView:
         """From tensors of the same shapes, on any device."""
         return cls(*(t.detach().float().cpu().numpy() for t in (hu, dense, organ_probability)))
 
+    @cached_property
+    def organ_label(self) -> npt.NDArray[np.int64]:
+        """(D, H, W) the most probable organ; found once for all kinds of lesions."""
+        label: npt.NDArray[np.int64] = self.organ_probability.argmax(0)
+        return label
+
     def organ_hu(self, label: int) -> tuple[float, float]:
         """Median and spread of an organ's grey values; those of water where it is not seen."""
-        own = self.hu[self.organ_probability.argmax(0) == label]
+        own = self.hu[self.organ_label == label]
         return (float(np.median(own)), float(own.std())) if len(own) else (0.0, 1.0)
 
     def describe(
@@ -96,7 +103,7 @@ class CandidateView:
         around = ndimage.binary_dilation(near, cube, iterations=2) & ~near
         if not around.any():
             around = inside
-        strongest = np.argsort(probability[box][inside])[-TOP_VOXELS:]
+        strongest = np.argsort(probability[box][inside])[-LESION_TOP_VOXELS:]
         dense, organs, hu = self.dense[:, *box], self.organ_probability[:, *box], self.hu[box]
         own = dense[:, inside]
         parts = [own.mean(1), own[:, strongest].mean(1), dense[:, around].mean(1)]

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
+from core_model.grounding import LESION_TOP_VOXELS
+
 Mask = npt.NDArray[np.bool_]
-TOP_VOXELS = 8  # strongest voxels of a piece that make its score; our choice
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Component:
     Attributes
     ----------
     mask: (D, H, W) bool on the map's grid.
-    score: mean of its `TOP_VOXELS` highest probabilities (in its organ's core, where one is given).
+    score: mean of its `LESION_TOP_VOXELS` highest probabilities (in its organ's core, where one is given).
     voxels: its size.
     """
 
@@ -54,7 +55,7 @@ def components(
             continue
         mask = np.zeros(probability.shape, dtype=bool)
         mask[box] = inside
-        top = np.sort(probability[box][counted])[-TOP_VOXELS:]
+        top = np.sort(probability[box][counted])[-LESION_TOP_VOXELS:]
         found.append(Component(mask=mask, score=float(top.mean()), voxels=size))
     return sorted(found, key=lambda c: -c.score)
 

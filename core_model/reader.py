@@ -294,12 +294,12 @@ class Reader:
     ) -> tuple[Finding, ...]:
         index = [organ(a.organ).label - 1 for a in abnormalities()]
         region = torch.stack([regions[a.organ].reach for a in abnormalities()])  # (A, D, H, W)
-        evidence = top_logit(masks[None], region[None])  # (1, A)
+        mask_logit = top_logit(masks[None], region[None])  # (1, A)
         logits = self._model.finding_logits(
             pooled[index][None].to(self.device),
             self._model.project_text(torch.cat(self._present)).embedding,
             self._model.project_text(torch.cat(self._absent)).embedding,
-            evidence.to(self.device),
+            mask_logit.to(self.device),
         )[0]
         offset = logits.new_tensor([self.thresholds.finding_offset(a.name) for a in abnormalities()])
         probabilities = ((logits + offset) / self.thresholds.temperature).sigmoid().cpu().tolist()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
@@ -12,24 +10,17 @@ from core_model.abnormality import abnormalities
 from core_model.candidates import evidence
 from core_model.model import SightlineModel
 from tests.tiny import tiny_model
-from tests.training.small_anatomy import small_anatomy
 from training.lesion_candidates import (
     Candidates,
     candidate_logits,
     candidate_objective,
     read_candidates,
 )
-from training.samples import PhantomCrops, Sample, collate
+from training.samples import Sample
 from training.text_bank import TextBank
 
 NAMES = [a.name for a in abnormalities()]
 TUMOURS = [i for i, a in enumerate(abnormalities()) if a.tumour]
-
-
-@pytest.fixture(scope="module")
-def batch() -> Sample:
-    crops = PhantomCrops([(small_anatomy, 1.0)], (16, 32, 32), 8.0, seed=4, crops=2)
-    return collate(list(islice(crops, 2)))
 
 
 @pytest.fixture
@@ -49,28 +40,30 @@ def read(model: SightlineModel, batch: Sample, threshold: float = 0.3) -> list[C
 
 
 def test_candidates_of_tumours_come_with_the_score_of_their_mask(
-    model: SightlineModel, batch: Sample
+    model: SightlineModel, coarse_crops: Sample
 ) -> None:
-    found = Candidates.joined(read(model, batch))
+    found = Candidates.joined(read(model, coarse_crops))
     assert set(found.kind.tolist()) <= set(TUMOURS)
     assert found.described.shape == (len(found), model.candidate_judge.first.in_features)
     score = float(torch.tensor(1.0).sigmoid())
     assert found.evidence.tolist() == pytest.approx([evidence(score)] * len(found), abs=1e-4)
-    assert read(model, batch, threshold=0.9) == [], "no voxel is so probable"
+    assert read(model, coarse_crops, threshold=0.9) == [], "no voxel is so probable"
 
 
-def test_true_is_what_touches_a_lesion_of_its_kind(model: SightlineModel, batch: Sample) -> None:
-    [first, *_] = read(model, batch)
+def test_true_is_what_touches_a_lesion_of_its_kind(model: SightlineModel, coarse_crops: Sample) -> None:
+    [first, *_] = read(model, coarse_crops)
     kind = int(first.kind[0])
     for value, expected in ((kind + 1, True), (0, False), (1 + NAMES.index("liver_cyst"), False)):
-        lesions = torch.full_like(batch.lesions, value)
-        [again, *_] = read(model, Sample(batch.hu, batch.organs, lesions, batch.findings))
+        lesions = torch.full_like(coarse_crops.lesions, value)
+        [again, *_] = read(
+            model, Sample(coarse_crops.hu, coarse_crops.organs, lesions, coarse_crops.findings)
+        )
         assert bool(again.true[again.kind == kind].all()) is expected
         assert not bool(again.true[again.kind != kind].any())
 
 
-def test_only_the_judge_is_trained_and_it_learns(model: SightlineModel, batch: Sample) -> None:
-    bank, found = TextBank.of(model), Candidates.joined(read(model, batch))
+def test_only_the_judge_is_trained_and_it_learns(model: SightlineModel, coarse_crops: Sample) -> None:
+    bank, found = TextBank.of(model), Candidates.joined(read(model, coarse_crops))
     found = Candidates.joined([found, found])
     half = torch.arange(len(found)) < len(found) // 2
     described = found.described.clone()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
 from core_model.model import SightlineModel
 from tests.tiny import tiny_model
-from tests.training.small_anatomy import small_anatomy
 from training.lesion_voxels import (
     PER_LESION,
     PER_TEXT,
@@ -26,16 +23,10 @@ from training.lesion_voxels import (
 )
 from training.losses import NEGATIVE_WEIGHT, lesion_voxel_loss
 from training.objective import mask_targets, organ_shares
-from training.samples import PhantomCrops, Sample, collate
+from training.samples import Sample
 from training.text_bank import TextBank
 
 A = len(abnormalities())
-
-
-@pytest.fixture(scope="module")
-def batch() -> Sample:
-    crops = PhantomCrops([(small_anatomy, 1.0)], (16, 32, 32), 8.0, seed=4, crops=2)
-    return collate(list(islice(crops, 2)))
 
 
 @pytest.fixture
@@ -86,9 +77,9 @@ def test_a_window_of_nothing_gives_no_voxels(model: SightlineModel) -> None:
     assert float(lesion_voxel_loss(torch.zeros(0, A), found.target, found.judged)) == 0
 
 
-def test_what_is_kept_is_what_the_window_says_there(model: SightlineModel, batch: Sample) -> None:
-    windows = read_voxels(model, TextBank.of(model), batch, np.random.default_rng(0))
-    target, region = mask_targets(batch, organ_shares(batch.organs), torch.arange(A))
+def test_what_is_kept_is_what_the_window_says_there(model: SightlineModel, coarse_crops: Sample) -> None:
+    windows = read_voxels(model, TextBank.of(model), coarse_crops, np.random.default_rng(0))
+    target, region = mask_targets(coarse_crops, organ_shares(coarse_crops.organs), torch.arange(A))
     assert len(windows) == 2
     for b, voxels in enumerate(windows):
         assert voxels.read.shape == (len(voxels), model.lesion_decoder.first.in_features)
@@ -169,20 +160,20 @@ def test_loss_weighs_the_means_of_both_sides_and_judges_nothing_else() -> None:
     assert float(lesion_voxel_loss(false, target, target)) == pytest.approx(np.log(2)), "only what is judged"
 
 
-def test_only_the_lesion_part_is_trained(model: SightlineModel, batch: Sample) -> None:
+def test_only_the_lesion_part_is_trained(model: SightlineModel, coarse_crops: Sample) -> None:
     model.freeze(["encoder"])
     bank, rng = TextBank.of(model), np.random.default_rng(0)
-    voxels = Voxels.joined(read_voxels(model, bank, batch, rng))
+    voxels = Voxels.joined(read_voxels(model, bank, coarse_crops, rng))
     lesion_objective(model, bank, voxels, rng)["masks"].backward()  # type: ignore[no-untyped-call]
     trained = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     assert trained == {"lesion_decoder", "text_to_mask"}
 
 
-def test_a_few_steps_find_the_lesions(model: SightlineModel, batch: Sample) -> None:
+def test_a_few_steps_find_the_lesions(model: SightlineModel, coarse_crops: Sample) -> None:
     model.freeze(["encoder"])
     bank = TextBank.of(model)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    voxels = Voxels.joined(read_voxels(model, bank, batch, np.random.default_rng(0)))
+    voxels = Voxels.joined(read_voxels(model, bank, coarse_crops, np.random.default_rng(0)))
     totals = []
     for _ in range(12):
         loss = lesion_objective(model, bank, voxels, np.random.default_rng(0))["masks"]
