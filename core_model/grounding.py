@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-LESION_TOP_VOXELS = 8  # at 4 mm: 0.5 ml, an 10 mm lesion; our choice
+LESION_TOP_VOXELS = 8  # at 4 mm: 0.5 ml, a 10 mm lesion; our choice
+PROBABILITY_LIMIT = 1e-4  # probabilities are kept that far from 0 and 1 before their logit is taken
 
 
 POOLINGS = ("mean", "attention", "both")
@@ -138,7 +139,7 @@ def top_logit(probabilities: torch.Tensor, region: torch.Tensor, k: int = LESION
     """
     inside = (probabilities * region).flatten(2)  # (B, T, N)
     top = inside.topk(min(k, inside.shape[-1]), dim=-1).values.mean(-1)
-    return torch.logit(top.clamp(1e-4, 1 - 1e-4))  # (B, T)
+    return torch.logit(top, PROBABILITY_LIMIT)  # (B, T)
 
 
 def cell_logits(grid: torch.Tensor, text: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:

@@ -6,7 +6,7 @@ highest-resolution feature map (model.md 1.1); depth, widths and the thin top ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,18 +23,12 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class ResidualBlock(nn.Module):
     """Two normalised 3x3x3 convolutions and a skip; `stride` 2 halves the resolution."""
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        stride: int = 1,
-        norm: Callable[[int], nn.Module] = group_norm,
-    ) -> None:
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels_in, channels_out, 3, stride, 1, bias=False)
-        self.norm1 = norm(channels_out)
+        self.norm1 = group_norm(channels_out)
         self.conv2 = nn.Conv3d(channels_out, channels_out, 3, 1, 1, bias=False)
-        self.norm2 = norm(channels_out)
+        self.norm2 = group_norm(channels_out)
         self.skip: nn.Module = nn.Identity()
         if stride > 1 or channels_in != channels_out:
             self.skip = nn.Conv3d(channels_in, channels_out, 1, stride)

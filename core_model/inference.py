@@ -67,6 +67,7 @@ class ScanFeatures:
     Attributes
     ----------
     geometry: of the model-grid voxels inside the box.
+    hu: (D, H, W) float32 Hounsfield units.
     body: (D, H, W) bool, inside the patient.
     organ_probability: (1 + O, D, H, W) float32.
     dense: (C, D, H, W) float32, for text-conditioned masks.
@@ -75,6 +76,7 @@ class ScanFeatures:
     """
 
     geometry: hd.VolumeGeometry
+    hu: torch.Tensor
     body: torch.Tensor
     organ_probability: torch.Tensor
     dense: torch.Tensor
@@ -159,6 +161,7 @@ def encode_scan(
     inner = sub_geometry(geometry, *box)
     return ScanFeatures(
         geometry=inner,
+        hu=hu[0, 0, box[0], box[1], box[2]],
         body=body[box],
         organ_probability=organ_logits[0, :, : size[0], : size[1], : size[2]].softmax(0).cpu(),
         dense=dense[0, :, : size[0], : size[1], : size[2]].cpu(),

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
+from core_model.grounding import LESION_TOP_VOXELS
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -23,7 +25,7 @@ class Component:
     Attributes
     ----------
     mask: (D, H, W) bool on the map's grid.
-    score: mean of its eight highest probabilities.
+    score: mean of its `LESION_TOP_VOXELS` highest probabilities (in its organ's core, where one is given).
     voxels: its size.
     """
 
@@ -32,24 +34,28 @@ class Component:
     voxels: int
 
 
-def components(probability: npt.NDArray[np.float32], threshold: float, min_voxels: int) -> list[Component]:
+def components(
+    probability: npt.NDArray[np.float32], threshold: float, min_voxels: int, core: Mask | None = None
+) -> list[Component]:
     """Connected pieces above `threshold`, highest score first.
 
     Parameters
     ----------
     probability: (D, H, W).
     min_voxels: smaller pieces are dropped.
+    core: (D, H, W) bool, where the evidence must be: pieces with fewer voxels there are dropped too.
     """
     labels, n = ndimage.label(probability >= threshold, structure=np.ones((3, 3, 3)))
     found = []
     for index, box in enumerate(ndimage.find_objects(labels, n), start=1):
         inside = labels[box] == index
         size = int(inside.sum())
-        if size < min_voxels:
+        counted = inside if core is None else inside & core[box]
+        if int(counted.sum()) < min_voxels:
             continue
         mask = np.zeros(probability.shape, dtype=bool)
         mask[box] = inside
-        top = np.sort(probability[box][inside])[-8:]
+        top = np.sort(probability[box][counted])[-LESION_TOP_VOXELS:]
         found.append(Component(mask=mask, score=float(top.mean()), voxels=size))
     return sorted(found, key=lambda c: -c.score)
 

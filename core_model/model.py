@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from core_model.anatomy import organs
+from core_model.candidates import CandidateJudge
 from core_model.grounding import POOLINGS, OrganPooling, Summary
 from core_model.image_encoder import ImageEncoder, upsampling
-from core_model.lesion_decoder import LesionDecoder
+from core_model.point_decoder import PointDecoder
 from core_model.text_encoder import TextEncoder
 
 PROJECTORS = ("shared", "separate")
@@ -35,7 +36,6 @@ class ModelConfig:
     channels: widths of the image encoder, finest first.
     width: E, size of the joint image-text space.
     dense_width: C, size of the space in which text-conditioned masks are made.
-    contrast: whether lesions are searched in each voxel's contrast to its organ too (`LesionDecoder`).
     text: keyword arguments of `transformers.BertConfig`.
     pooling: form of `grounding.OrganPooling`, "mean", "attention" or "both".
     projectors: "shared": slabs and the whole volume are means in the joint space; "separate":
@@ -52,7 +52,6 @@ class ModelConfig:
     channels: tuple[int, ...] = (24, 48, 96, 160, 208)
     width: int = 64
     dense_width: int = 32
-    contrast: bool = False
     text: dict[str, Any] = field(default_factory=dict)
     pooling: str = "both"
     projectors: str = "shared"
@@ -116,12 +115,15 @@ class EncodedText:
     ----------
     embedding: (T, E) unit length.
     mask_weight: (T, C), mask_bias: (T,): the classifier that finds the text's voxels.
+    judge_weight: (T, C), judge_bias: (T,): how the text weighs what is seen of a whole candidate.
     report: (T, E) unit length, in the space of whole volumes; `embedding` where the two are shared.
     """
 
     embedding: torch.Tensor
     mask_weight: torch.Tensor
     mask_bias: torch.Tensor
+    judge_weight: torch.Tensor
+    judge_bias: torch.Tensor
     report: torch.Tensor
 
 
@@ -180,7 +182,11 @@ class SightlineModel(nn.Module):
         self.global_bias = nn.Parameter(torch.tensor(-1.0))
         # How prompt evidence and mask evidence add up to a finding's logit; our choice.
         self.evidence = nn.Parameter(torch.tensor([1.0, 0.5, 0.0]))
-        self.lesion_decoder = LesionDecoder(self.image.channels, config.dense_width, contrast=config.contrast)
+        self.lesion_decoder = PointDecoder(n_organs, config.dense_width)
+        self.candidate_judge = CandidateJudge(n_organs, config.dense_width)
+        self.text_to_judge = _text_head(self.text.width, config.dense_width + 1)
+        for parameter in self.text_to_judge[-1].parameters():
+            nn.init.zeros_(parameter)  # an untrained judge leaves every score as it is
         # Which organ it is, is decided at half resolution; the finest level corrects the border.
         self.half_organ_head = nn.Conv3d(half, n_organs + 1, 1)
         self.quarter_organ_head = nn.Conv3d(quarter, n_organs + 1, 1)
@@ -205,7 +211,8 @@ class SightlineModel(nn.Module):
 
         Parameters
         ----------
-        parts: of "encoder" (what draws organs) and "lesions" (what draws text-conditioned masks).
+        parts: of "encoder" (what draws organs), "lesions" (what draws text-conditioned masks) and
+            "judge" (what judges whole candidates).
 
         Raises
         ------
@@ -214,6 +221,7 @@ class SightlineModel(nn.Module):
         known = {
             "encoder": (self.image, self.half_organ_head, self.quarter_organ_head),
             "lesions": (self.lesion_decoder, self.text_to_mask),
+            "judge": (self.candidate_judge, self.text_to_judge),
         }
         for part in parts:
             if part not in known:
@@ -228,9 +236,7 @@ class SightlineModel(nn.Module):
         return Encoded(
             organ_logits=features.organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest"),
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
-            dense=self.lesion_decoder(self.lesion_decoder.seen(x, half_logits), features)
-            if lesions
-            else x[:, :0],
+            dense=self.lesion_decoder(x, half_logits) if lesions else x[:, :0],
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
 
@@ -243,8 +249,9 @@ class SightlineModel(nn.Module):
         joint = F.normalize(self.text_to_joint(sentence), dim=-1)  # (T, E)
         mask = self.text_to_mask(sentence)  # (T, C + 1)
         report = F.normalize(self.text_to_report(sentence), dim=-1) if self.separate else joint
+        judge = self.text_to_judge(sentence)  # (T, C + 1)
         # The bias starts low: most voxels carry no lesion.
-        return EncodedText(joint, mask[:, :-1], mask[:, -1] - 4.0, report)
+        return EncodedText(joint, mask[:, :-1], mask[:, -1] - 4.0, judge[:, :-1], judge[:, -1], report)
 
     def summarise(self, grid: torch.Tensor, inside: torch.Tensor) -> Summaries:
         """A volume and its slabs.
@@ -263,6 +270,24 @@ class SightlineModel(nn.Module):
         slabs = self.slab_summary(cells.flatten(0, 1), body.flatten(0, 1))  # (B * d, E)
         volume = self.volume_summary(cells.flatten(1, 2), body.flatten(1))
         return Summaries(volume, slabs.unflatten(0, grid.shape[:1] + grid.shape[2:3]))
+
+    def candidate_logits(
+        self, described: torch.Tensor, evidence: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits that candidates are what their text says.
+
+        Parameters
+        ----------
+        described: (N, F) of `core_model.candidates.CandidateView.describe`.
+        evidence: (N,) `core_model.candidates.evidence` of the scores that their masks gave.
+        weight: (N, C), bias: (N,): `EncodedText.judge_weight` and `judge_bias` of their texts.
+
+        Returns
+        -------
+        (N,) logits; `evidence` before training.
+        """
+        judged: torch.Tensor = self.candidate_judge(described)  # (N, C)
+        return evidence + (judged * weight).sum(1) + bias
 
     def finding_logits(
         self, organ: torch.Tensor, present: torch.Tensor, absent: torch.Tensor, mask_logit: torch.Tensor

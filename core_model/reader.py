@@ -7,9 +7,8 @@ checkpoint. Thresholds and calibration come from the checkpoint's card, never fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 
 from core_model.abnormality import Abnormality, abnormalities, abnormality
 from core_model.anatomy import organ, organs
+from core_model.candidates import CandidateView, candidates, describe_all, evidence
 from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from core_model.clock import Clock, Progress
 from core_model.grounding import text_masks, top_logit
@@ -29,9 +29,9 @@ from core_model.inference import (
     encode_scan,
     supports_bf16,
 )
-from core_model.lesions import Component, components, measure
+from core_model.lesions import Component, measure
 from core_model.localization import localize
-from core_model.masks import label_volume, paste, region_of
+from core_model.masks import Region, label_volume, paste, region_of
 from core_model.reading import (
     Finding,
     Lesion,
@@ -40,52 +40,12 @@ from core_model.reading import (
     OrganReading,
     Reading,
     SliceReference,
-    Status,
     StudyEncoding,
 )
+from core_model.thresholds import Thresholds
 from core_model.volume import canonical, to_model_grid
 
-MAX_LESIONS = 60  # of one study; the most probable are kept
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Decision levels from the checkpoint's card (`training.calibrate` sets them on phantoms).
-
-    Attributes
-    ----------
-    mask: voxel probability above which a voxel belongs to a lesion.
-    lesion: lesion score from which a lesion is reported, per abnormality.
-    absent_below, present_from: finding probability; between them it is undetermined.
-    temperature: divides finding logits before the sigmoid.
-    organ_ml: organs smaller than this count as not in view.
-    raise_findings: a reported lesion raises its finding's probability to its own score, so that
-        the two never contradict each other (calibration looks at the bare findings).
-    """
-
-    mask: float = 0.5
-    lesion: dict[str, float] | None = None
-    absent_below: float = 0.4
-    present_from: float = 0.6
-    temperature: float = 1.0
-    organ_ml: float = 1.0
-    raise_findings: bool = True
-
-    @classmethod
-    def from_card(cls, card: dict[str, Any]) -> Thresholds:
-        """From the card's "thresholds"; what is missing keeps its default."""
-        known = {k: v for k, v in card.get("thresholds", {}).items() if k in cls.__dataclass_fields__}
-        return cls(**known)
-
-    def lesion_score(self, abnormality: str) -> float:
-        """The score from which a lesion of this kind is reported."""
-        return (self.lesion or {}).get(abnormality, 0.6)
-
-    def status(self, probability: float) -> Status:
-        """Present, absent, or undetermined between the two levels."""
-        if probability >= self.present_from:
-            return "present"
-        return "absent" if probability < self.absent_below else "undetermined"
+MAX_LESIONS = 20  # of one kind in one study; the most probable are kept
 
 
 def searched(card: dict[str, Any]) -> tuple[Abnormality, ...]:
@@ -281,24 +241,25 @@ class Reader:
     def _lesions(
         self,
         masks: torch.Tensor,
-        regions: dict[str, torch.Tensor],
+        regions: dict[str, Region],
         features: ScanFeatures,
         upright: hd.Volume,
     ) -> tuple[hd.Volume, tuple[Lesion, ...]]:
         """Instance mask on the upright scan and its lesions, most probable first."""
-        found: list[tuple[int, Component]] = []
+        found: list[tuple[Abnormality, Component]] = []
+        view = CandidateView.of(features.hu, features.dense, features.organ_probability)
         for i, entry in enumerate(self.abnormalities):
             if not entry.tumour:
                 continue
-            map_here = (masks[i] * regions[entry.organ]).numpy()
-            for component in components(map_here, self.thresholds.mask, min_voxels=2):
-                if component.score >= self.thresholds.lesion_score(entry.name):
-                    found.append((i, component))
+            every = candidates(masks[i], regions[entry.organ], self.thresholds.mask)
+            every = self._judged(every, i, masks[i], regions[entry.organ], view)
+            lowest = self.thresholds.lesion_score(entry.name)
+            found += [(entry, c) for c in every if c.score >= lowest][:MAX_LESIONS]
         found.sort(key=lambda pair: -pair[1].score)
         labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
         lesions: list[Lesion] = []
-        for i, component in found[:MAX_LESIONS]:
-            entry = self.abnormalities[i]
+        for entry, component in found:
+            i = [a.name for a in self.abnormalities].index(entry.name)
             probability = masks[i] * torch.from_numpy(component.mask)
             own = paste(probability, component.mask, features.geometry, upright, self.thresholds.mask)
             own &= labels == 0
@@ -321,6 +282,24 @@ class Reader:
             )
         return upright.with_array(labels), tuple(lesions)
 
+    def _judged(
+        self, found: list[Component], index: int, mask: torch.Tensor, region: Region, view: CandidateView
+    ) -> list[Component]:
+        """Candidates of one abnormality with the scores that the judge gives them, highest first."""
+        if not found:
+            return []
+        text = self._model.project_text(self._present[index])
+        described = describe_all(view, found, self.abnormalities[index].organ, mask, region)
+        logits = self._model.candidate_logits(
+            described.to(self.device),
+            torch.tensor([evidence(c.score) for c in found], device=self.device),
+            text.judge_weight.expand(len(found), -1),
+            text.judge_bias.expand(len(found)),
+        )
+        scores = logits.sigmoid().tolist()
+        again = [replace(c, score=s) for c, s in zip(found, scores, strict=True)]
+        return sorted(again, key=lambda c: -c.score)
+
     def _pool(self, features: ScanFeatures) -> torch.Tensor:
         """(O, E) organ embeddings."""
         shares = F.avg_pool3d(features.organ_probability[None, 1:], 2)  # (1, O, d, h, w)
@@ -332,7 +311,7 @@ class Reader:
     def _findings(
         self,
         masks: torch.Tensor,
-        regions: dict[str, torch.Tensor],
+        regions: dict[str, Region],
         features: ScanFeatures,
         *,
         pooled: torch.Tensor,
@@ -340,15 +319,16 @@ class Reader:
         lesions: tuple[Lesion, ...],
     ) -> tuple[Finding, ...]:
         index = [organ(a.organ).label - 1 for a in self.abnormalities]
-        region = torch.stack([regions[a.organ] for a in self.abnormalities])  # (A, D, H, W)
-        evidence = top_logit(masks[None], region[None])  # (1, A)
+        region = torch.stack([regions[a.organ].reach for a in self.abnormalities])  # (A, D, H, W)
+        mask_logit = top_logit(masks[None], region[None])  # (1, A)
         logits = self._model.finding_logits(
             pooled[index][None].to(self.device),
             self._model.project_text(torch.cat(self._present)).embedding,
             self._model.project_text(torch.cat(self._absent)).embedding,
-            evidence.to(self.device),
+            mask_logit.to(self.device),
         )[0]
-        probabilities = (logits / self.thresholds.temperature).sigmoid().cpu().tolist()
+        offset = logits.new_tensor([self.thresholds.finding_offset(a.name) for a in self.abnormalities])
+        probabilities = ((logits + offset) / self.thresholds.temperature).sigmoid().cpu().tolist()
         findings = []
         for i, entry in enumerate(self.abnormalities):
             if not organ_readings[index[i]].present:
@@ -358,7 +338,7 @@ class Reader:
             if not self.thresholds.raise_findings:
                 own = []
             probability = max([float(probabilities[i]), *own])
-            inside = masks[i] * regions[entry.organ]
+            inside = masks[i] * regions[entry.organ].reach
             best = np.unravel_index(int(inside.argmax()), tuple(inside.shape))
             point = features.geometry.map_indices_to_reference(np.array([best], dtype=np.float64))[0]
             findings.append(

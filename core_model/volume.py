@@ -145,6 +145,12 @@ def window(hu: torch.Tensor) -> torch.Tensor:
     return torch.cat([wide, soft], dim=1)  # (B, 2, D, H, W)
 
 
+def windows_hu(x: torch.Tensor) -> torch.Tensor:
+    """The two channels of `window` in Hounsfield units, clipped as they are; (B, 2, D, H, W)."""
+    x = x.float()
+    return torch.cat([x[:, :1] * 1000, x[:, 1:] * 200 + 40], dim=1)
+
+
 def sub_geometry(geometry: hd.VolumeGeometry, first: slice, second: slice, third: slice) -> hd.VolumeGeometry:
     """The part of a grid that the slices of its three axes name."""
     # highdicom annotates the index as a tuple of one element.

@@ -65,7 +65,6 @@ def tiny_config() -> dict[str, Any]:
         "channels": [8, 8, 16, 16],
         "width": 16,
         "dense_width": 8,
-        "contrast": True,
     }
 
 

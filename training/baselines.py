@@ -34,7 +34,8 @@ def vanilla_clip(settings: Settings) -> Settings:
         optimiser={**settings.optimiser, "freeze": []},
         # The only loss: its weight would only scale gradients, which AdamW undoes and clipping not.
         loss={"report": 1.0},
-        lesion_boxes=None,
+        lesion_voxels={},
+        lesion_candidates={},
         switches=dict.fromkeys(Switches.__dataclass_fields__, False),
     )
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import core_model
 import training
-from core_model.reader import Reader, Thresholds
+from core_model.reader import Reader
+from core_model.thresholds import Thresholds
 from training.benchmark import VERSION, make_case
 from training.judging import CandidateRecord, FindingRecord, ImageRecord, PlantedRecord, bare, judge
 from training.wording import PromptBank, SnippetRecord, WordRecord, ask
@@ -41,7 +42,7 @@ def read_cases(
 
     Parameters
     ----------
-    thresholds: their voxel threshold, temperature and organ size are read with.
+    thresholds: their voxel threshold and organ size are read with.
     folder: the store; None keeps nothing.
 
     Raises
@@ -72,7 +73,7 @@ def read_cases(
 def store_key(reader: Reader, thresholds: Thresholds) -> str:
     """Name of the folder of a reader's records."""
     how = {**asdict(thresholds), "bf16": reader.bf16}
-    for name in ("lesion", "absent_below", "present_from", "raise_findings"):
+    for name in ("lesion", "absent_below", "present_from", "raise_findings", "offset", "temperature"):
         del how[name]  # applied afterwards, by `training.judging.verdict`
     total = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     for package in (core_model, training):

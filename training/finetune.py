@@ -1,10 +1,10 @@
 """Fine-tune a checkpoint on a labelled tumour set of real CT.
 
 ``python -m training.finetune CHECKPOINT SET --tumour liver_tumour --label 2 --organ-label 1 --out runs/x``
-trains the lesion decoder and the text's mask classifier in boxes round lesions, on a frozen
-encoder. A set labels one kind of tumour and is silent about all others: what the checkpoint says of
-those is kept by comparing with its own answers (our choice). Thresholds must be set anew
-(`training.calibrate`); organs and language heads stay as they are.
+trains the lesion decoder and the text's mask classifier on chosen voxels, on a frozen encoder. A set
+labels one kind of tumour and is silent about all others: what the checkpoint says of those is kept by
+comparing with its own answers (our choice). Thresholds must be set anew (`training.calibrate`); organs
+and language heads stay as they are.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ from torch.utils.data import IterableDataset
 from core_model.abnormality import abnormalities, abnormality
 from core_model.anatomy import organ
 from core_model.checkpoint import Checkpoint, load_checkpoint
-from core_model.grounding import text_masks
 from core_model.inference import encode_scan, supports_bf16
 from core_model.model import SightlineModel
 from training.labelled import LabelledCase, LabelledCrops, LabelledFiles, labelled_files, load_case
-from training.lesion_boxes import EncodedBoxes, encode_boxes
-from training.losses import lesion_box_loss
-from training.objective import mask_targets, organ_shares
+from training.lesion_voxels import text_logits
+from training.losses import lesion_voxel_loss
 from training.pretrain import STAGE_KEYS, Run, follow
 from training.samples import Sample
 from training.settings import Settings
@@ -148,33 +146,28 @@ class FineTuning(Run):
         return model
 
     def data(self) -> IterableDataset[Sample]:
-        """Crops of the cases, from step `self.step` on."""
+        """Crops of the cases that have not been read yet."""
         return LabelledCrops(
             self.cases,
             self.model.config.window,
             self.model.config.spacing_mm,
             abnormality=self.target.index,
             seed=self.settings.data["seed"],
-            start=self.step,
+            start=self.read_batches,
             batch=int(self.settings.optimiser["batch"]),
         )
 
-    def read(self, batch: Sample, number: int) -> None:
-        """No memory of boxes: the few cases of a set come round soon enough."""
-
     def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """ "masks" of the labelled tumour in boxes, plus agreement with the checkpoint on all others."""
-        size = self.settings.lesion_boxes or {}
-        boxes = encode_boxes(self.model, batch, rng, size["count"], size["side"])
+        """ "masks" of the labelled tumour, plus agreement with the checkpoint on all others."""
+        voxels = self.voxels.draw(rng, self.settings.lesion_voxels["per_update"])
         wording = draw(bank.present, rng)  # (A, width)
         with torch.no_grad():
-            before = _mask_logits(self.teacher, boxes, wording).sigmoid()
-        logits = _mask_logits(self.model, boxes, wording)  # (N, A, s, s, s)
-        own = torch.tensor([self.target.index], device=logits.device)
-        target, region = mask_targets(boxes.truth(), organ_shares(boxes.organs), own)
-        others = torch.arange(logits.shape[1], device=logits.device) != own
-        kept = F.binary_cross_entropy_with_logits(logits[:, others], before[:, others])
-        return {"masks": lesion_box_loss(logits[:, own], target, region) + KEEP_WEIGHT * kept}
+            before = text_logits(self.teacher, self.teacher.project_text(wording), voxels.read).sigmoid()
+        logits = text_logits(self.model, self.model.project_text(wording), voxels.read)  # (N, A)
+        own = torch.arange(logits.shape[1], device=logits.device) == self.target.index
+        kept = F.binary_cross_entropy_with_logits(logits[:, ~own], before[:, ~own])
+        labelled = lesion_voxel_loss(logits[:, own], voxels.target[:, own], voxels.judged[:, own])
+        return {"masks": labelled + KEEP_WEIGHT * kept}
 
     def card(self) -> dict[str, Any]:
         """What the checkpoint says of itself: its source's card, and the set."""
@@ -193,20 +186,14 @@ class FineTuning(Run):
         return card
 
 
-def _mask_logits(model: SightlineModel, boxes: EncodedBoxes, wording: torch.Tensor) -> torch.Tensor:
-    text = model.project_text(wording)
-    dense = model.lesion_decoder(boxes.seen, boxes.features())
-    return text_masks(dense, text.mask_weight, text.mask_bias).float()
-
-
 def fine_tuning_settings(source: Checkpoint, **changes: Any) -> Settings:
     """Settings of a fine-tuning run; values are our choice.
 
     Parameters
     ----------
-    changes: "steps", "batch", "learning_rate", "seed", "boxes" and "side".
+    changes: "steps", "batch", "learning_rate" and "seed".
     """
-    values = {"steps": 1000, "batch": 1, "learning_rate": 3e-4, "seed": 1, "boxes": 5, "side": 32, **changes}
+    values = {"steps": 1000, "batch": 1, "learning_rate": 3e-4, "seed": 1, **changes}
     return Settings(
         name=f"{source.card['name']}-finetuned",
         version=str(source.card["version"]),
@@ -222,7 +209,7 @@ def fine_tuning_settings(source: Checkpoint, **changes: Any) -> Settings:
             "ema": 0.995,
         },
         loss={"masks": 1.0},
-        lesion_boxes={"count": values["boxes"], "side": values["side"]},
+        lesion_voxels={"memory": 128, "first": 8, "per_update": 4096, "updates": 4},
     )
 
 
@@ -245,8 +232,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=1, help="crops per step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="default: %(default)s")
-    parser.add_argument("--boxes", type=int, default=5, help="per crop (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=32, help="of a box in voxels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
@@ -258,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = prepare(files, target, source.model.to(device), device)
     except ValueError as error:
         parser.error(str(error))
-    chosen = {k: getattr(args, k) for k in ("steps", "batch", "learning_rate", "seed", "boxes", "side")}
+    chosen = {k: getattr(args, k) for k in ("steps", "batch", "learning_rate", "seed")}
     settings = fine_tuning_settings(source, **chosen)
     args.out.mkdir(parents=True, exist_ok=True)
     follow(

@@ -9,6 +9,7 @@ even where its type's threshold would have dropped it. Organs hardly touch, so t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +17,8 @@ import numpy.typing as npt
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
-from core_model.reader import Thresholds
 from core_model.reading import Reading
+from core_model.thresholds import Thresholds
 from training.benchmark import Case
 
 MIN_OVERLAP = 0.1  # share of a planted lesion that reported ones must cover to have found it; our choice
@@ -73,9 +74,10 @@ class ImageRecord:
 
 
 def bare(thresholds: Thresholds) -> Thresholds:
-    """`thresholds` with every lesion candidate reported and findings left as they are."""
+    """`thresholds` with every lesion candidate reported and findings left as the model says them."""
     names = [a.name for a in abnormalities() if a.tumour]
-    return replace(thresholds, lesion=dict.fromkeys(names, 0.0), raise_findings=False)
+    plain = replace(thresholds, offset=None, temperature=1.0)
+    return replace(plain, lesion=dict.fromkeys(names, 0.0), raise_findings=False)
 
 
 def dice(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
@@ -189,13 +191,14 @@ def verdict(record: ImageRecord, thresholds: Thresholds) -> CaseResult:
 
     Parameters
     ----------
-    thresholds: `mask`, `temperature` and `organ_ml` must be those of the bare reading.
+    thresholds: `mask` and `organ_ml` must be those of the bare reading.
     """
     kept = [c for c in record.candidates if c.score >= thresholds.lesion_score(c.abnormality)]
     findings = []
     for f in record.findings:
         own = [c.score for c in kept if c.abnormality == f.abnormality and thresholds.raise_findings]
-        probability = max([f.probability, *own])
+        scaled = rescaled(f.probability, thresholds.finding_offset(f.abnormality), thresholds.temperature)
+        probability = max([scaled, *own])
         status = "present" if own else thresholds.status(probability)
         findings.append(FindingResult(record.seed, f.abnormality, probability, f.truth, status))
     return CaseResult(
@@ -206,6 +209,18 @@ def verdict(record: ImageRecord, thresholds: Thresholds) -> CaseResult:
         findings=tuple(findings),
         organ_dice=record.organ_dice,
     )
+
+
+def rescaled(probability: float, offset: float, temperature: float) -> float:
+    """A probability with its logit shifted, then divided by a temperature, as the reader does.
+
+    >>> rescaled(0.9, 0.0, 1.0), round(rescaled(0.9, 0.0, 2.0), 6), round(rescaled(0.5, 2.0, 2.0), 4)
+    (0.9, 0.75, 0.7311)
+    """
+    if (offset, temperature) == (0, 1) or not 0 < probability < 1:
+        return probability
+    logit = math.log(probability / (1 - probability))
+    return 1 / (1 + math.exp(-(logit + offset) / temperature))
 
 
 def is_true(candidate: CandidateRecord, planted: tuple[PlantedRecord, ...]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from core_model.abnormality import abnormalities
-from core_model.reader import Thresholds
+from core_model.thresholds import Thresholds
 from training.case_store import CaseRecord
 from training.judging import CaseResult, ImageRecord, detection_score, dice_of, is_true
 from training.metrics import Array, macro, mean, ratio, sensitivity_at

@@ -29,17 +29,19 @@ from core_model.abnormality import abnormalities
 from core_model.checkpoint import save_checkpoint
 from core_model.inference import supports_bf16
 from core_model.model import ModelConfig, SightlineModel
-from training.lesion_boxes import BoxMemory, encode_boxes, lesion_objective
+from training.lesion_candidates import Candidates, candidate_objective, read_candidates
+from training.lesion_voxels import Voxels, lesion_objective, read_voxels
 from training.logbook import LogBook, has_tensorboard
 from training.objective import objective
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
 from training.phantoms.procedural import procedural_anatomy
 from training.phantoms.tissues import Anatomy
 from training.report_memory import ReportMemory
-from training.samples import AnatomySource, PhantomCrops, Sample, collate
+from training.samples import NOISE_HU, AnatomySource, PhantomCrops, Sample, collate
 from training.settings import Settings, learning_rate
 from training.text_bank import TextBank
 from training.text_tower import load_public_encoder
+from training.window_memory import WindowMemory
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "pretrain.toml"
 SAVE_EVERY_S = 120.0
@@ -104,7 +106,10 @@ class Run:
         self.average = copy.deepcopy(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, weight_decay=settings.optimiser["weight_decay"])
-        self.boxes = BoxMemory((settings.lesion_boxes or {}).get("memory", 0))
+        kept = settings.records.get("memory", 0)
+        self.voxels = WindowMemory(Voxels, kept)
+        self.candidates = WindowMemory(Candidates, kept, per_draw=kept)
+        self.read_batches = 0
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -117,47 +122,44 @@ class Run:
         """The model before the first step, on the CPU."""
         return new_model(self.settings)
 
-    def ahead(self) -> int:
-        """Batches that are only read before the first update, so that the memory of boxes is full.
-
-        Updates on the boxes of one patient undo what was learnt from many. They also stand for what
-        an interrupted run had in memory: at step n it always holds boxes of batches n to n + `ahead`.
-        """
-        s = self.settings
-        if s.lesion_boxes is None or not self.boxes.size:
-            return 0
-        return -(-self.boxes.size // (s.lesion_boxes["count"] * int(s.optimiser["batch"]))) - 1
-
     def data(self) -> IterableDataset[Sample]:
-        """The samples from step `self.step` on."""
+        """The samples that have not been read yet."""
         s = self.settings
         return PhantomCrops(
             anatomy_sources(s, self.label_maps),
             self.model.config.window,
             self.model.config.spacing_mm,
             seed=s.data["seed"],
-            start=self.step,
+            start=self.read_batches,
             batch=int(s.optimiser["batch"]),
             crops=s.data["crops"],
+            noise_hu=tuple(s.data.get("noise_hu", NOISE_HU)),
         )
 
     def precision(self) -> torch.autocast:
         """bfloat16 where it is fast: without hardware for it a step takes minutes."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=supports_bf16(self.device))
 
-    def read(self, batch: Sample, number: int) -> None:
-        """What is done once with batch `number` before updates: boxes of it into the memory."""
-        boxes = self.settings.lesion_boxes
-        if boxes is not None:
-            rng = np.random.default_rng([self.settings.data["seed"], 98, number])
-            with self.precision():
-                self.boxes.add(encode_boxes(self.model, batch, rng, boxes["count"], boxes["side"]))
+    def read(self, bank: TextBank, batch: Sample) -> None:
+        """What is done once with a batch before updates: voxels or candidates of it into the memory."""
+        rng = np.random.default_rng([self.settings.data["seed"], 98, self.read_batches])
+        with self.precision():
+            if self.settings.lesion_voxels:
+                self.voxels.add(read_voxels(self.model, bank, batch, rng))
+            if self.settings.lesion_candidates:
+                threshold = self.settings.lesion_candidates["threshold"]
+                self.candidates.add(read_candidates(self.model, bank, batch, rng, threshold))
+        self.read_batches += 1
 
     def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The losses of one update by name."""
-        boxes, found = self.settings.lesion_boxes, {}
-        if boxes is not None:
-            found = lesion_objective(self.model, bank, self.boxes.draw(rng, boxes["count"]), rng)
+        s, found = self.settings, {}
+        if s.lesion_voxels:
+            voxels = self.voxels.draw(rng, s.lesion_voxels["per_update"])
+            found = lesion_objective(self.model, bank, voxels, rng)
+        if s.lesion_candidates:
+            candidates = self.candidates.draw(rng, s.lesion_candidates["per_update"])
+            found = candidate_objective(self.model, bank, candidates, rng)
         if self.plan.losses:
             found |= objective(self.model, bank, batch, rng, self.plan, memory=self.memory)
         return found
@@ -193,7 +195,10 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = state["history"]
-        self.running = state.get("running", {})
+        self.running = state["running"]
+        self.voxels.load_state_dict(state["voxels"])
+        self.candidates.load_state_dict(state["candidates"])
+        self.read_batches = state["read_batches"]
         if self.memory is not None:
             self.memory.load_state_dict(state.get("memory", {}))
         return True
@@ -209,6 +214,9 @@ class Run:
             "seconds": self.seconds,
             "history": self.history,
             "running": self.running,
+            "voxels": self.voxels.state_dict(),
+            "candidates": self.candidates.state_dict(),
+            "read_batches": self.read_batches,
             "memory": self.memory.state_dict() if self.memory is not None else {},
         }
         part = self.state_file.with_suffix(".part")
@@ -262,9 +270,10 @@ class Run:
         self.model.train()
         with LogBook(self.out, self.step) as log:
             batches = iter(loader)
-            first = self.ahead() if self.step < end else 0  # a finished run has nothing to read ahead for
-            for number in range(self.step, self.step + first):
-                self.read(next(batches).to(self.device), number)
+            # Updates on what one patient shows would undo what was learnt from many.
+            first = s.records.get("first", 0) if self.step < end else 0
+            while self.read_batches < first:
+                self.read(bank, next(batches).to(self.device))
             while self.step < end:
                 losses = self._update(bank, next(batches), self.rng(self.step))
                 now = time.monotonic()
@@ -285,10 +294,10 @@ class Run:
         self.save()
 
     def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
-        """What one batch teaches: one update, in the lesion stage as many as the config says."""
+        """What one batch teaches: one update, in the lesion stages as many as the config says."""
         batch = batch.to(self.device)
-        self.read(batch, self.step + self.ahead())
-        updates = (self.settings.lesion_boxes or {}).get("updates", 1)
+        self.read(bank, batch)
+        updates = self.settings.records.get("updates", 1)
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
 
     def _descend(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:

@@ -28,6 +28,7 @@ from training.snippets import CropSnippet, snippets_in
 
 MIN_ORGAN_VOXELS = 30  # fewer than this in a crop and the organ counts as not in view
 MIN_LESION_VOXELS = 3
+NOISE_HU = (22.0, 12.0)  # up to so much of fine and of coarse noise; real CT has some 6 at 4 mm
 
 AnatomySource = Callable[[np.random.Generator], Anatomy]
 
@@ -75,6 +76,8 @@ def crop(
     window: Sequence[int],
     spacing_mm: float,
     snippets: Sequence[Snippet] = (),
+    *,
+    noise_hu: tuple[float, float] = NOISE_HU,
 ) -> Sample:
     """A randomly deformed crop of a phantom on the model's grid.
 
@@ -82,6 +85,7 @@ def crop(
     ----------
     window: (D, H, W) voxels at `spacing_mm`.
     snippets: of the phantom's report.
+    noise_hu: highest standard deviation of fine (one voxel) and coarse (2.5 voxels) noise.
     """
     shape = tuple(phantom.hu.shape)
     ratio = spacing_mm / phantom.spacing_mm[0]
@@ -97,7 +101,7 @@ def crop(
 
     hu = pull(phantom.hu + 1024, "bilinear") - 1024
     organ_labels = pull(phantom.organs, "nearest").byte()
-    hu = _acquire(hu, rng, spacing_mm)
+    hu = _acquire(hu, rng, spacing_mm, noise_hu)
     values = pull(phantom.lesions, "nearest").long()
     names = [a.name for a in abnormalities()]
     index = torch.zeros(256, dtype=torch.uint8)
@@ -154,7 +158,9 @@ def deformed_grid(rng: np.random.Generator, window: Sequence[int], spacing_mm: f
     return grid
 
 
-def _acquire(hu: torch.Tensor, rng: np.random.Generator, spacing_mm: float) -> torch.Tensor:
+def _acquire(
+    hu: torch.Tensor, rng: np.random.Generator, spacing_mm: float, noise_hu: tuple[float, float]
+) -> torch.Tensor:
     """Slice thickness (0.6 to 8 mm), kernel, noise, field of view and calibration of one scanner."""
     thickness_mm = math.exp(uniform(rng, math.log(0.6), math.log(8)))
     if thickness_mm > spacing_mm:  # average over neighbours, then interpolate back
@@ -168,8 +174,9 @@ def _acquire(hu: torch.Tensor, rng: np.random.Generator, spacing_mm: float) -> t
         sharp = hu - gaussian_blur(hu, (0.0, 0.8, 0.8))
         hu = hu + sharp * uniform(rng, 0.3, 1.2)
     quiet = math.sqrt(min(1.0, spacing_mm / thickness_mm))  # thick slices average their noise
-    hu = hu + smooth_noise(rng, hu.shape, 1) * uniform(rng, 1, 22) * quiet
-    hu = hu + smooth_noise(rng, hu.shape, 2.5) * uniform(rng, 0, 12)
+    fine, coarse = noise_hu
+    hu = hu + smooth_noise(rng, hu.shape, 1) * uniform(rng, 1, fine) * quiet
+    hu = hu + smooth_noise(rng, hu.shape, 2.5) * uniform(rng, 0, coarse)
     hu = hu * uniform(rng, 0.97, 1.03) + uniform(rng, -6, 6)
     if rng.random() < 0.25:  # circular field of view, padded outside
         y = torch.arange(hu.shape[1])[:, None] - hu.shape[1] / 2
@@ -244,6 +251,7 @@ class PhantomCrops(IterableDataset[Sample]):
     batch: crops per batch, as the loader takes them.
     crops: crops per phantom.
     pool: phantoms held at a time; consecutive crops come from different ones.
+    noise_hu: as in `crop`.
     """
 
     def __init__(
@@ -257,12 +265,14 @@ class PhantomCrops(IterableDataset[Sample]):
         batch: int = 1,
         crops: int = 8,
         pool: int = 5,
+        noise_hu: tuple[float, float] = NOISE_HU,
     ) -> None:
         self.sources = [s for s, _ in sources]
         weights = np.array([w for _, w in sources], dtype=np.float64)
         self.weights = weights / weights.sum()
         self.window, self.spacing_mm = tuple(window), spacing_mm
         self.seed, self.start, self.batch, self.crops, self.pool = seed, start, batch, crops, pool
+        self.noise_hu = noise_hu
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
@@ -281,7 +291,7 @@ class PhantomCrops(IterableDataset[Sample]):
             if ticket.crop + 1 == self.crops:
                 del painted[ticket.phantom]
             rng = np.random.default_rng([self.seed, ticket.phantom, 1 + ticket.crop])
-            yield crop(phantom, rng, self.window, self.spacing_mm, snippets)
+            yield crop(phantom, rng, self.window, self.spacing_mm, snippets, noise_hu=self.noise_hu)
 
     def _paint(self, index: int) -> tuple[Phantom, tuple[Snippet, ...]]:
         rng = np.random.default_rng([self.seed, index])

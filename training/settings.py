@@ -10,7 +10,7 @@ from typing import Any
 
 from training.objective import Plan
 
-OPTIONAL = {"lesion_boxes", "switches"}
+OPTIONAL = {"lesion_candidates", "lesion_voxels", "switches"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Settings:
     data: dict[str, Any]
     optimiser: dict[str, Any]
     loss: dict[str, float]
-    lesion_boxes: dict[str, int] | None = None
+    lesion_voxels: dict[str, int] = field(default_factory=dict)
+    lesion_candidates: dict[str, Any] = field(default_factory=dict)
     switches: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,7 +57,16 @@ class Settings:
         if unknown:
             known = ", ".join(Switches.__dataclass_fields__)
             raise ValueError(f"switch {unknown[0]!r} is unknown; choose of {known}")
-        Plan(losses=frozenset(self.loss))  # names are checked there
+        Plan(losses=frozenset(self.loss) - {"candidates"})  # names are checked there
+        if self.lesion_voxels and self.lesion_candidates:
+            raise ValueError("sections lesion_voxels and lesion_candidates are two stages; keep one of them")
+        if ("candidates" in self.loss) != bool(self.lesion_candidates):
+            raise ValueError("loss 'candidates' and section lesion_candidates need each other; add the other")
+
+    @property
+    def records(self) -> dict[str, Any]:
+        """The section that says how records of windows are kept, empty where none are."""
+        return self.lesion_voxels or self.lesion_candidates
 
     @classmethod
     def from_file(cls, path: Path) -> Settings:
@@ -91,9 +101,9 @@ class Settings:
         return {name: weight for name, weight in self.loss.items() if weight > 0 and name not in off}
 
     def plan(self) -> Plan:
-        """What `training.objective.objective` computes; masks in boxes are not its part."""
-        names = set(self.weights())
-        if self.lesion_boxes is not None:
+        """What `training.objective.objective` computes; chosen voxels and candidates are not its part."""
+        names = set(self.weights()) - {"candidates"}
+        if self.lesion_voxels:
             names -= {"masks"}
         return Plan(
             losses=frozenset(names),

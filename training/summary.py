@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
-from core_model.reader import Thresholds
+from core_model.thresholds import Thresholds
 from training.case_store import CaseRecord
 from training.judging import CaseResult, verdict
 from training.metrics import (

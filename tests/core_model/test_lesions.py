@@ -52,6 +52,17 @@ def test_score_is_the_mean_of_the_eight_highest() -> None:
     assert only.score == pytest.approx(0.775)
 
 
+def test_evidence_counts_in_the_core_only() -> None:
+    probability = np.full((1, 2, 20), 0.99, dtype=np.float32)
+    probability[:, :, 10] = 0
+    probability[:, :, :3] = 0.7
+    core = np.zeros(probability.shape, dtype=bool)
+    core[:, :, :3] = True
+    [only] = components(probability, 0.5, min_voxels=2, core=core)
+    assert only.score == pytest.approx(0.7), "the brighter rest lies outside"
+    assert only.voxels == 20, "but belongs to it"
+
+
 def test_no_component_below_the_threshold() -> None:
     assert components(np.full((3, 3, 3), 0.49, dtype=np.float32), 0.5, 1) == []
 

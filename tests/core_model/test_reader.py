@@ -14,8 +14,9 @@ import torch
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ, organs
 from core_model.checkpoint import CheckpointError, save_checkpoint
-from core_model.reader import Reader, Thresholds
+from core_model.reader import Reader
 from core_model.reading import Reading, SliceReference
+from core_model.thresholds import Thresholds
 from core_model.volume import canonical
 from tests.tiny import CARD, body_volume, tiny_checkpoint, tiny_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +10,15 @@ import numpy as np
 import pytest
 
 from tests.tiny import body_volume, tiny_checkpoint
+from tests.training.small_anatomy import small_anatomy
+from training.samples import PhantomCrops, Sample, collate
+
+
+@pytest.fixture(scope="session")
+def coarse_crops() -> Sample:
+    """Two crops of an anatomy of boxes at the spacing of the tests' model."""
+    crops = PhantomCrops([(small_anatomy, 1.0)], (16, 32, 32), 8.0, seed=4, crops=2)
+    return collate(list(islice(crops, 2)))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core_model.abnormality import abnormalities
-from core_model.reader import Reader, Thresholds
+from core_model.reader import Reader
+from core_model.thresholds import Thresholds
 from tests.tiny import tiny_checkpoint
 from tests.training.verdicts import record, verdict
 from training.benchmark import DEVELOPMENT_SEED
 from training.calibrate import (
     FALSE_PER_STUDY,
     LOWEST_SCORE,
+    allowance,
+    finding_scale,
     lesion_thresholds,
     main,
     prompt_thresholds,
-    temperature,
 )
 from training.case_store import CaseRecord
 
@@ -50,19 +53,34 @@ def test_allowance_holds_for_any_scores(reported: list[tuple[float, bool]], n: i
     assert len(kept) <= FALSE_PER_STUDY * n
 
 
-@pytest.mark.parametrize("true_t", [0.5, 1.0, 2.0])
-def test_temperature_is_recovered(true_t: float) -> None:
+@pytest.mark.parametrize(("true_t", "shift"), [(0.5, 0.0), (1.0, 2.0), (2.0, -1.0)])
+def test_temperature_and_offset_are_recovered(true_t: float, shift: float) -> None:
     rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, 4000)
-    truth = rng.random(4000) < 1 / (1 + np.exp(-logits))
-    said = 1 / (1 + np.exp(-logits * true_t))  # over-confident by a factor of true_t
-    findings = [("liver_cyst", float(p), bool(t), "absent") for p, t in zip(said, truth, strict=True)]
-    assert temperature([verdict(0, findings=findings)]) == pytest.approx(true_t, rel=0.1)
+    findings = []
+    for name, own in (("liver_cyst", shift), ("renal_cyst", 0.0)):
+        logits = rng.normal(0, 2, 3000)
+        truth = rng.random(3000) < 1 / (1 + np.exp(-logits))
+        # Over-confident by a factor of true_t, and one of the two off by a shift.
+        said = 1 / (1 + np.exp(-(logits * true_t - own)))
+        findings += [(name, float(p), bool(t), "absent") for p, t in zip(said, truth, strict=True)]
+    offset, temperature = finding_scale([verdict(0, findings=findings)])
+    assert temperature == pytest.approx(true_t, rel=0.1)
+    assert offset["liver_cyst"] == pytest.approx(shift, abs=0.15)
+    assert offset["renal_cyst"] == pytest.approx(0, abs=0.15)
 
 
 def test_certain_and_wrong_stays_finite() -> None:
     findings = [("liver_cyst", 1.0, False, "present"), ("liver_cyst", 0.0, True, "absent")]
-    assert 1 < temperature([verdict(0, findings=findings)]) <= 5
+    offset, temperature = finding_scale([verdict(0, findings=findings)])
+    assert 1 < temperature <= 5
+    assert abs(offset["liver_cyst"]) < 0.1
+
+
+def test_few_patients_hardly_move_an_offset() -> None:
+    one = [("liver_cyst", 0.5, True, "present")]
+    many = one * 200
+    few, sure = (finding_scale([verdict(0, findings=f)])[0]["liver_cyst"] for f in (one, many))
+    assert 0 < few < sure
 
 
 def test_more_false_lesions_may_be_allowed() -> None:
@@ -70,6 +88,9 @@ def test_more_false_lesions_may_be_allowed() -> None:
     assert lesion_thresholds(results)["liver_tumour"] == pytest.approx(0.895, abs=1e-4)
     assert lesion_thresholds(results, false_per_study=0.5)["liver_tumour"] == pytest.approx(0.855, abs=1e-4)
     assert lesion_thresholds(results, false_per_study=1)["liver_tumour"] == LOWEST_SCORE
+    assert lesion_thresholds(results, allow={"liver_tumour": 0.5}) == lesion_thresholds(results) | {
+        "liver_tumour": pytest.approx(0.855, abs=1e-4)
+    }
 
 
 def test_prompt_thresholds_part_the_development_patients() -> None:
@@ -100,7 +121,8 @@ def test_the_card_gets_the_thresholds_and_stays_valid(
 
     monkeypatch.setattr("training.calibrate.read_cases", read_cases)
     cases = tmp_path / "cases"
-    main([str(tmp_path), "--n", "3", "--device", "cpu", "--false-per-study", "0.2", "--cases", str(cases)])
+    allowed = ["--false-per-study", "0.2", "--allow", "renal_tumour=1"]
+    main([str(tmp_path), "--n", "3", "--device", "cpu", *allowed, "--cases", str(cases)])
     # Every lesion is looked at, whatever its score.
     assert seen == [(DEVELOPMENT_SEED, 3, 0.0, 0.5, cases)]
     assert "liver_tumour" in capsys.readouterr().out
@@ -110,6 +132,7 @@ def test_the_card_gets_the_thresholds_and_stays_valid(
         "development_phantoms": 3,
         "first_seed": DEVELOPMENT_SEED,
         "false_per_study": 0.2,
+        "allow": {"renal_tumour": 1.0},
         "prompt_thresholds": {"organ": {}, "scan": {}},
     }
     loaded = Reader.load(tmp_path, "cpu")
@@ -117,3 +140,9 @@ def test_the_card_gets_the_thresholds_and_stays_valid(
     assert loaded.thresholds == Thresholds(**card["thresholds"])
     assert loaded.thresholds.lesion_score("liver_tumour") == pytest.approx(0.805, abs=1e-3)
     assert loaded.thresholds.lesion_score("colon_tumour") == LOWEST_SCORE
+
+
+@pytest.mark.parametrize("text", ["liver_tumour", "liver_tumour=-1", "liver_tumour=much", "toe=1", "=1"])
+def test_an_allowance_that_is_none(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not TYPE=VALUE"):
+        allowance(text)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from core_model.anatomy import organs
-from core_model.reader import Reader, Thresholds
+from core_model.reader import Reader
+from core_model.thresholds import Thresholds
 from tests.tiny import tiny_checkpoint
 from tests.training.verdicts import record
 from training import case_store
@@ -89,6 +90,7 @@ def test_the_key_is_that_of_what_is_read_not_of_what_is_decided(reader: Reader) 
     key = store_key(reader, own)
     assert key.startswith(f"{VERSION.replace('/', '-')}-{reader.identity.digest[:16]}-")
     assert store_key(reader, replace(own, present_from=0.9, lesion={"liver_tumour": 0.7})) == key
+    assert store_key(reader, replace(own, temperature=2.0, offset={"liver_cyst": 1.0})) == key
     assert store_key(reader, replace(own, mask=0.3)) != key
 
 

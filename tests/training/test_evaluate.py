@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from core_model.abnormality import abnormalities
-from core_model.reader import Reader, Thresholds
+from core_model.reader import Reader
+from core_model.thresholds import Thresholds
 from tests.training.verdicts import record, verdict
 from training.benchmark import TEST_SEED
 from training.case_store import CaseRecord

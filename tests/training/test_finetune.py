@@ -74,7 +74,7 @@ def cases(decathlon: Path, source: Checkpoint) -> list[LabelledCase]:
 
 
 def run(source: Checkpoint, cases: list[LabelledCase], out: Path, steps: int) -> FineTuning:
-    settings = fine_tuning_settings(source, steps=steps, batch=2, boxes=2, side=16, learning_rate=3e-3)
+    settings = fine_tuning_settings(source, steps=steps, batch=2, learning_rate=3e-3)
     return FineTuning(
         settings, out, "cpu", source=source, cases=cases, target=TARGET, about={"name": "Miniature"}
     )
@@ -157,7 +157,7 @@ def test_the_loss_falls(cases: list[LabelledCase], source: Checkpoint, tmp_path:
     bank_losses = []
     from training.text_bank import TextBank  # noqa: PLC0415 - only here
 
-    batch = collate(list(islice(long.data(), 2)))
+    batch = collate(list(islice(long.data(), 2)))  # the losses are of what the memory holds
     for model in (source.model, long.model):
         long.model = model
         with torch.no_grad():
@@ -172,7 +172,7 @@ def test_the_command_line(
     save_checkpoint(source.model, source.card, tmp_path / "from")
     out = tmp_path / "out"
     command = [str(tmp_path / "from"), str(decathlon), "--tumour", "liver_tumour", "--organ-label", "1"]
-    options = ["--out", str(out), "--steps", "1", "--side", "16", "--boxes", "1", "--device", "cpu"]
+    options = ["--out", str(out), "--steps", "1", "--device", "cpu"]
     with pytest.raises(SystemExit):
         main([*command, "--label", "9", *options])
     assert "no case has label 9" in capsys.readouterr().err

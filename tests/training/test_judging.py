@@ -10,8 +10,8 @@ import pytest
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
-from core_model.reader import Thresholds
 from core_model.reading import Finding, Lesion, ModelIdentity, Reading, StudyEncoding
+from core_model.thresholds import Thresholds
 from training.benchmark import Case, cases
 from training.judging import (
     CandidateRecord,
@@ -170,3 +170,14 @@ def test_the_mask_of_a_planted_lesion_is_found_at_the_score_that_covers_a_tenth(
     )
     assert detection_score(planted, candidates) == 0.7
     assert detection_score(planted, candidates[:1]) == float("-inf")
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_temperature_is_applied_as_the_reader_does(case: Case, temperature: float) -> None:
+    assert BARE.temperature == bare(Thresholds(temperature=7.0, offset={"liver_cyst": 1.0})).temperature == 1
+    own = Thresholds(temperature=temperature, offset={"liver_cyst": -1.5})
+    result = verdict(judge(case, reading_of(case)), own)
+    logit = np.log(0.8 / 0.2)  # of the reading's findings
+    found = {f.abnormality: f.probability for f in result.findings}
+    for name, offset in (("liver_tumour", 0.0), ("liver_cyst", -1.5)):
+        assert found[name] == pytest.approx(1 / (1 + np.exp(-(logit + offset) / temperature)))

@@ -121,6 +121,20 @@ def test_a_phantom_without_lesions_or_body_is_cropped_too() -> None:
     assert set(s.findings.tolist()) == {-1.0}
 
 
+def test_as_much_noise_as_asked_for() -> None:
+    phantom = phantom_with(("liver_tumour", 40.0))
+
+    def noisy(fine: float, coarse: float) -> list[Sample]:
+        rngs = [np.random.default_rng(s) for s in range(8)]
+        return [crop(phantom, rng, WINDOW, 8.0, noise_hu=(fine, coarse)) for rng in rngs]
+
+    still = noisy(1.0, 0.0)
+    for fine, coarse in ((31.0, 0.0), (1.0, 30.0)):
+        added = [a.hu - b.hu for a, b in zip(noisy(fine, coarse), still, strict=True)]
+        assert 5 < max(float(a.std()) for a in added) <= 31  # 8 draws of at most 30 HU
+        assert all(torch.equal(a.organs, b.organs) for a, b in zip(noisy(fine, coarse), still, strict=True))
+
+
 def same(a: Sample, b: Sample) -> bool:
     return all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("hu", "organs", "lesions", "findings"))
 

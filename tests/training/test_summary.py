@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core_model.reader import Thresholds
+from core_model.thresholds import Thresholds
 from tests.training.verdicts import record
 from training.bootstrap import Estimate, bootstrap
 from training.summary import Summary
