@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
+from core_model.image_encoder import ImageFeatures
 from training.phantoms.fields import gaussian_blur, smooth_noise, uniform
 from training.phantoms.lesions import plant
 from training.phantoms.reports import Snippet, write_report
@@ -45,6 +46,12 @@ class Sample:
     findings: (A,) float32: 1 present, 0 absent, -1 unknown (organ not in view, or a mere rim).
     snippets: report sentences with their slice, of each scan of a batch (a single crop is a
         batch of one here); empty where there is no report.
+    features: what a frozen encoder gave for `hu` (`training.stored_windows`), with a batch axis even
+        for a single crop; None where the encoder has yet to read it.
+    shares: (O, D/2, H/2, W/2) float32, share of each half-resolution cell that the frozen encoder
+        takes for each organ; None where `features` is.
+    evidence: (A,) float32 `core_model.grounding.top_logit` of the frozen masks; None where they are
+        not frozen.
     """
 
     hu: torch.Tensor
@@ -52,6 +59,9 @@ class Sample:
     lesions: torch.Tensor
     findings: torch.Tensor
     snippets: tuple[tuple[CropSnippet, ...], ...] = ()
+    features: ImageFeatures | None = None
+    shares: torch.Tensor | None = None
+    evidence: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Sample:
         """The same on another device."""
@@ -61,7 +71,18 @@ class Sample:
             organs=self.organs.to(device),
             lesions=self.lesions.to(device),
             findings=self.findings.to(device),
+            features=self.features and _each([self.features], lambda t: t[0].to(device)),
+            shares=None if self.shares is None else self.shares.to(device),
+            evidence=None if self.evidence is None else self.evidence.to(device),
         )
+
+
+def _each(
+    features: Sequence[ImageFeatures], change: Callable[[list[torch.Tensor]], torch.Tensor]
+) -> ImageFeatures:
+    """Each tensor of several at a time."""
+    names = [f.name for f in fields(ImageFeatures)]
+    return ImageFeatures(**{name: change([getattr(f, name) for f in features]) for name in names})
 
 
 def make_phantom(source: AnatomySource, rng: np.random.Generator) -> Phantom:
@@ -301,13 +322,19 @@ class PhantomCrops(IterableDataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Stack samples: every field gets a leading batch axis."""
+    """Stack samples: every field gets a leading batch axis. What one has of a frozen encoder, all have."""
+    features = [s.features for s in samples if s.features is not None]
+    shares = [s.shares for s in samples if s.shares is not None]
+    evidence = [s.evidence for s in samples if s.evidence is not None]
     return Sample(
         hu=torch.stack([s.hu for s in samples]),
         organs=torch.stack([s.organs for s in samples]),
         lesions=torch.stack([s.lesions for s in samples]),
         findings=torch.stack([s.findings for s in samples]),
         snippets=tuple(one for s in samples for one in s.snippets),
+        features=_each(features, torch.cat) if features else None,
+        shares=torch.stack(shares) if shares else None,
+        evidence=torch.stack(evidence) if evidence else None,
     )
 
 

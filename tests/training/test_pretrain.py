@@ -14,7 +14,8 @@ from core_model.abnormality import abnormalities
 from core_model.checkpoint import load_checkpoint
 from tests.tiny import tiny_config
 from tests.training.tiny_run import shrink
-from training.pretrain import DEFAULT_CONFIG, Run, anatomy_sources, main
+from training.phantom_data import anatomy_sources
+from training.pretrain import DEFAULT_CONFIG, Run, main
 from training.settings import Settings, learning_rate
 
 
