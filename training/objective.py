@@ -198,9 +198,13 @@ def _grounded_losses(scene: _Scene, chosen: torch.Tensor) -> dict[str, torch.Ten
             label = {o.name: o.label for o in organs()}
             organ_of = torch.tensor([label[abnormalities()[i].organ] - 1 for i in chosen.tolist()])
             scores = model.finding_logits(
-                pooled[:, organ_of], present.embedding[chosen], scene.absent.embedding[chosen], evidence
+                pooled[:, organ_of],
+                present.embedding[chosen],
+                scene.absent.embedding[chosen],
+                evidence.nan_to_num(),
             )
-            losses["findings"] = finding_loss(scores, batch.findings[:, chosen])
+            truth = torch.where(evidence.isnan(), -1.0, batch.findings[:, chosen])
+            losses["findings"] = finding_loss(scores, truth)
     return losses
 
 

@@ -98,6 +98,9 @@ class Run:
         kept = settings.optimiser.get("report_memory", 0)
         self.memory = ReportMemory(kept) if kept else None
         self.plan = settings.plan()
+        # What frozen masks have not learnt, the heads above them cannot weigh.
+        self.learnt: list[str] = settings.data.get("abnormalities", [a.name for a in abnormalities()])
+        self._unlearnt = [i for i, a in enumerate(abnormalities()) if a.name not in self.learnt]
         self.windows = self._own_windows(windows) if windows is not None else []
         self.evidence: dict[str, torch.Tensor] | None = None
 
@@ -236,7 +239,7 @@ class Run:
                 "seed": s.data["seed"],
                 "real_images": 0,
             },
-            "abnormalities": [a.name for a in abnormalities()],
+            "abnormalities": self.learnt,
             "steps": self.step,
             "batch": s.optimiser["batch"],
             "hours": round(self.seconds / 3600, 2),
@@ -298,6 +301,8 @@ class Run:
     def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
         """What one batch teaches: one update, in the lesion stages as many as the config says."""
         batch = batch.to(self.device)
+        if batch.evidence is not None:
+            batch.evidence[:, self._unlearnt] = torch.nan
         self.read(bank, batch)
         updates = self.settings.records.get("updates", 1)
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]

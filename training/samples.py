@@ -50,8 +50,8 @@ class Sample:
         for a single crop; None where the encoder has yet to read it.
     shares: (O, D/2, H/2, W/2) float32, share of each half-resolution cell that the frozen encoder
         takes for each organ; None where `features` is.
-    evidence: (A,) float32 `core_model.grounding.top_logit` of the frozen masks; None where they are
-        not frozen.
+    evidence: (A,) float32 `core_model.grounding.top_logit` of the frozen masks, NaN for what they have
+        not learnt; None where they are not frozen.
     """
 
     hu: torch.Tensor
