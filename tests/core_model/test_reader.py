@@ -35,7 +35,7 @@ def write_seeing_checkpoint(folder: Path, **card: Any) -> Path:
         last = model.text_to_mask[-1]
         assert isinstance(last, torch.nn.Linear)
         last.weight.mul_(30)
-        last.bias[-1] = 4
+        last.bias[-1] = 5
     thresholds = {"lesion": dict.fromkeys((a.name for a in abnormalities()), 0.55), "mask": 0.5}
     save_checkpoint(model, {**CARD, "thresholds": thresholds, **card}, folder)
     return folder
