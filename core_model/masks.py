@@ -6,6 +6,7 @@ slab, because 36 organs on 300 slices of 512x512 would not fit into memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import highdicom as hd
@@ -14,7 +15,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
 from core_model.pooling import box_max
 from core_model.volume import bounding_slices, resample, sub_geometry
@@ -83,17 +83,18 @@ class Region:
     core: torch.Tensor
 
 
-def region_of(probability: torch.Tensor, spacing_mm: float) -> dict[str, Region]:
-    """The region of each organ that the abnormality dictionary searches.
+def region_of(probability: torch.Tensor, spacing_mm: float, names: Iterable[str]) -> dict[str, Region]:
+    """The region of each searched organ, by its name.
 
     Parameters
     ----------
     probability: (1 + O, D, H, W).
+    names: the reading organs that are searched.
     """
     label = probability.argmax(0)
     reach, gap, rind = (max(1, round(mm / spacing_mm)) for mm in (REACH_MM, GAP_MM, RIND_MM))
     regions = {}
-    for name in sorted({a.organ for a in abnormalities()}):
+    for name in sorted(set(names)):
         own = (label == organ(name).label)[None, None].float()
         wide = F.pad(own, [gap] * 6)  # else an organ near the scan's end would be closed up to it
         core = -box_max(-box_max(wide, 2 * gap + 1), 2 * (gap + rind) + 1)

@@ -17,12 +17,31 @@ from torch import nn
 from core_model.anatomy import organs
 from core_model.candidates import CandidateJudge
 from core_model.grounding import POOLINGS, OrganPooling, Summary
-from core_model.image_encoder import ImageEncoder, upsampling
+from core_model.image_encoder import ImageEncoder, ImageFeatures, upsampling
 from core_model.point_decoder import PointDecoder
 from core_model.text_encoder import TextEncoder
 
 PROJECTORS = ("shared", "separate")
+# Parts that training stages take over or leave as they are, with their modules.
+PARTS = {
+    "encoder": ("image", "half_organ_head", "quarter_organ_head"),  # what draws organs
+    "lesions": ("lesion_decoder", "text_to_mask"),  # what draws text-conditioned masks
+    "judge": ("candidate_judge", "text_to_judge"),  # what judges whole candidates
+}
 SLAB_MM = 12.0  # RadFinder's slabs (model.md 2.2)
+
+
+def modules_of(parts: Iterable[str]) -> list[str]:
+    """Names of the modules of some of `PARTS`.
+
+    Raises
+    ------
+    ValueError: if there is no such part.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise ValueError(f"part {part!r} is unknown; choose of {sorted(PARTS)}")
+    return [name for part in parts for name in PARTS[part]]
 
 
 @dataclass(frozen=True)
@@ -211,30 +230,36 @@ class SightlineModel(nn.Module):
 
         Parameters
         ----------
-        parts: of "encoder" (what draws organs), "lesions" (what draws text-conditioned masks) and
-            "judge" (what judges whole candidates).
+        parts: of `PARTS`.
 
         Raises
         ------
         ValueError: if there is no such part.
         """
-        known = {
-            "encoder": (self.image, self.half_organ_head, self.quarter_organ_head),
-            "lesions": (self.lesion_decoder, self.text_to_mask),
-            "judge": (self.candidate_judge, self.text_to_judge),
-        }
-        for part in parts:
-            if part not in known:
-                raise ValueError(f"part {part!r} cannot be frozen; choose of {sorted(known)}")
-            for module in known[part]:
-                module.requires_grad_(False)
+        for name in modules_of(parts):
+            self.get_submodule(name).requires_grad_(False)
 
     def encode_image(self, x: torch.Tensor, *, lesions: bool = True) -> Encoded:
         """(B, 2, D, H, W) windowed CT -> `Encoded`; without `lesions` its `dense` has no channel."""
-        features = self.image(x)
+        return self.encode_features(self.image(x), x, lesions=lesions)
+
+    def encode_features(self, features: ImageFeatures, x: torch.Tensor, *, lesions: bool = True) -> Encoded:
+        """What follows on the image encoder, which a frozen one need not repeat.
+
+        Parameters
+        ----------
+        features: of `x`. Organ logits without channels (B, 0, D, H, W) are made of the finest level;
+            where that has no channels either, the result has no organ logits.
+        x, lesions: as `encode_image`.
+        """
         half_logits = self.half_organ_head(features.half)
+        organ_logits = features.organ_logits
+        if not organ_logits.shape[1] and features.fine.shape[1]:
+            organ_logits = self.image.organ_head(features.fine)
+        if organ_logits.shape[1]:
+            organ_logits = organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest")
         return Encoded(
-            organ_logits=features.organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest"),
+            organ_logits=organ_logits,
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
             dense=self.lesion_decoder(x, half_logits) if lesions else x[:, :0],
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),

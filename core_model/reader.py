@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -16,10 +17,10 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from core_model.abnormality import Abnormality, abnormalities
+from core_model.abnormality import Abnormality, abnormalities, abnormality
 from core_model.anatomy import organ, organs
 from core_model.candidates import CandidateView, candidates, describe_all, evidence
-from core_model.checkpoint import Checkpoint, load_checkpoint
+from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from core_model.clock import Clock, Progress
 from core_model.grounding import text_masks, top_logit
 from core_model.inference import (
@@ -48,10 +49,31 @@ from core_model.volume import canonical, to_model_grid
 MAX_LESIONS = 20  # of one kind in one study; the most probable are kept
 
 
+def searched(card: dict[str, Any]) -> tuple[Abnormality, ...]:
+    """The abnormalities that a checkpoint was trained on: its card's "abnormalities", or the dictionary.
+
+    Raises
+    ------
+    CheckpointError: if the card names one that the dictionary does not have.
+    """
+    names = card.get("abnormalities")
+    if names is None:
+        return abnormalities()
+    try:
+        return tuple(abnormality(name) for name in names)
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint's card.json: {error.args[0]}") from error
+
+
 class Reader:
     """Reads volumes with one checkpoint on one device.
 
     Use `Reader.load`. Not thread-safe; one reader per process.
+
+    Attributes
+    ----------
+    abnormalities: what is searched for, in this order: the card's "abnormalities" (names it was
+        trained on), the whole dictionary where the card has none.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, bf16: bool) -> None:
@@ -60,11 +82,12 @@ class Reader:
         self.device = device
         self.bf16 = bf16
         self.thresholds = Thresholds.from_card(checkpoint.card)
+        self.abnormalities = searched(checkpoint.card)
         self._model = checkpoint.model.to(device)
         self._model.channels_last()
         with torch.inference_mode():
-            self._present = [self._mean_text(a.present) for a in abnormalities()]
-            self._absent = [self._mean_text(a.absent) for a in abnormalities()]
+            self._present = [self._mean_text(a.present) for a in self.abnormalities]
+            self._absent = [self._mean_text(a.absent) for a in self.abnormalities]
 
     @classmethod
     def load(cls, checkpoint: Path | None = None, device: str | None = None) -> Reader:
@@ -124,7 +147,11 @@ class Reader:
             organ_mask = label_volume(features.organ_probability, features.geometry, upright)
             organ_readings = self._organs(organ_mask)
         with clock.stage("lesions", 0.75), torch.inference_mode():
-            regions = region_of(features.organ_probability, self._model.config.spacing_mm)
+            regions = region_of(
+                features.organ_probability,
+                self._model.config.spacing_mm,
+                (a.organ for a in self.abnormalities),
+            )
             masks = self._mask_probabilities(features)
             lesion_mask, lesions = self._lesions(masks, regions, features, upright)
         with clock.stage("findings", 0.9), torch.inference_mode():
@@ -222,7 +249,7 @@ class Reader:
         """Instance mask on the upright scan and its lesions, most probable first."""
         found: list[tuple[Abnormality, Component]] = []
         view = CandidateView.of(features.hu, features.dense, features.organ_probability)
-        for i, entry in enumerate(abnormalities()):
+        for i, entry in enumerate(self.abnormalities):
             if not entry.tumour:
                 continue
             every = candidates(masks[i], regions[entry.organ], self.thresholds.mask)
@@ -233,7 +260,7 @@ class Reader:
         labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
         lesions: list[Lesion] = []
         for entry, component in found:
-            i = [a.name for a in abnormalities()].index(entry.name)
+            i = [a.name for a in self.abnormalities].index(entry.name)
             probability = masks[i] * torch.from_numpy(component.mask)
             own = paste(probability, component.mask, features.geometry, upright, self.thresholds.mask)
             own &= labels == 0
@@ -263,7 +290,7 @@ class Reader:
         if not found:
             return []
         text = self._model.project_text(self._present[index])
-        described = describe_all(view, found, abnormalities()[index].organ, mask, region)
+        described = describe_all(view, found, self.abnormalities[index].organ, mask, region)
         logits = self._model.candidate_logits(
             described.to(self.device),
             torch.tensor([evidence(c.score) for c in found], device=self.device),
@@ -292,8 +319,8 @@ class Reader:
         organ_readings: tuple[OrganReading, ...],
         lesions: tuple[Lesion, ...],
     ) -> tuple[Finding, ...]:
-        index = [organ(a.organ).label - 1 for a in abnormalities()]
-        region = torch.stack([regions[a.organ].reach for a in abnormalities()])  # (A, D, H, W)
+        index = [organ(a.organ).label - 1 for a in self.abnormalities]
+        region = torch.stack([regions[a.organ].reach for a in self.abnormalities])  # (A, D, H, W)
         mask_logit = top_logit(masks[None], region[None])  # (1, A)
         logits = self._model.finding_logits(
             pooled[index][None].to(self.device),
@@ -301,10 +328,10 @@ class Reader:
             self._model.project_text(torch.cat(self._absent)).embedding,
             mask_logit.to(self.device),
         )[0]
-        offset = logits.new_tensor([self.thresholds.finding_offset(a.name) for a in abnormalities()])
+        offset = logits.new_tensor([self.thresholds.finding_offset(a.name) for a in self.abnormalities])
         probabilities = ((logits + offset) / self.thresholds.temperature).sigmoid().cpu().tolist()
         findings = []
-        for i, entry in enumerate(abnormalities()):
+        for i, entry in enumerate(self.abnormalities):
             if not organ_readings[index[i]].present:
                 findings.append(Finding(entry.organ, entry.name, None, "undetermined", None))
                 continue

@@ -3,7 +3,9 @@
 ``python -m training.baselines --config CONFIG --out FOLDER`` trains the encoder, data, steps and
 seed of a config with that one loss, in the very loop of `training.pretrain`. No organ masks, no
 masks of lesions, no dictionary, no prompts, no localization; every batch and its order are those of
-the grounded run. SigLIP stands for CLIP's softmax, because it is the grounded run's own global loss
+the grounded run. With ``--init CHECKPOINT --windows DIR`` both stand on one frozen encoder (an
+advantage that plain CLIP does not have: that encoder has learnt organs), which is a comparison that
+two CPU cores can make. SigLIP stands for CLIP's softmax, because it is the grounded run's own global loss
 (our choice).
 """
 
@@ -16,8 +18,15 @@ from training.pretrain import run_command
 from training.settings import Settings, Switches
 
 
-def vanilla_clip(settings: Settings) -> Settings:
-    """The baseline of a config: its "report" loss alone, on an encoder that is trained.
+def vanilla_clip(settings: Settings, frozen: bool = False) -> Settings:
+    """The baseline of a config: its "report" loss alone.
+
+    Slabs and organs are means in the space of whole volumes, the only one that it learns: so its
+    prompts and snippets are compared with what was trained.
+
+    Parameters
+    ----------
+    frozen: on the encoder that the grounded run leaves as it is, instead of one that is trained.
 
     Raises
     ------
@@ -28,10 +37,12 @@ def vanilla_clip(settings: Settings) -> Settings:
             f"config {settings.name!r} gives no weight to the loss 'report'; "
             "the baseline of a run is its global alignment, so name a config that has one"
         )
+    parts = ["encoder"] if frozen else []
     return replace(
         settings,
         name=f"{settings.name}-clip",
-        optimiser={**settings.optimiser, "freeze": []},
+        model={**settings.model, "pooling": "mean", "projectors": "shared"},
+        optimiser={**settings.optimiser, "freeze": parts, "take": parts},
         # The only loss: its weight would only scale gradients, which AdamW undoes and clipping not.
         loss={"report": 1.0},
         lesion_voxels={},

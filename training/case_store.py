@@ -62,7 +62,8 @@ def read_cases(
             bank = bank or PromptBank.of(reader)
             case = make_case(seed)
             reading = reader.read(case.volume)
-            record = CaseRecord(judge(case, reading), ask(case, reading.encoding, bank, reader.embed))
+            words = ask(case, reading.encoding, bank, reader.embed, reader.embed_report)
+            record = CaseRecord(judge(case, reading), words)
             if file:
                 save_record(record, file)
             yield record

@@ -20,6 +20,7 @@ from core_model.grounding import text_masks
 from core_model.masks import Region, region_of
 from core_model.model import SightlineModel
 from core_model.volume import window
+from training.objective import encode
 from training.samples import Sample
 from training.text_bank import TextBank, draw
 from training.window_memory import Records
@@ -56,7 +57,7 @@ def read_candidates(
     threshold: of a voxel's probability, as `core_model.thresholds.Thresholds.mask`.
     """
     x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
-    encoded = model.encode_image(x)
+    encoded = encode(model, x, batch)
     kinds = [i for i, a in enumerate(abnormalities()) if a.tumour]
     text = model.project_text(draw(bank.present, rng)[kinds])
     masks = text_masks(encoded.dense, text.mask_weight, text.mask_bias).float().sigmoid()  # (B, K, D, H, W)
@@ -64,7 +65,7 @@ def read_candidates(
     found = []
     for b in range(len(batch.hu)):
         view = CandidateView.of(batch.hu[b, 0], encoded.dense[b], organ[b])
-        regions = region_of(organ[b], model.config.spacing_mm)
+        regions = region_of(organ[b], model.config.spacing_mm, (abnormalities()[k].organ for k in kinds))
         maps = dict(zip(kinds, masks[b], strict=True))
         one = _of_window(view, maps, regions, batch.lesions[b].cpu().numpy(), threshold)
         if one is not None:

@@ -53,7 +53,7 @@ def read_voxels(
 ) -> list[Voxels]:
     """The chosen voxels of each window of a batch, read by the frozen encoder."""
     x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
-    features = model.image(x)
+    features = model.image(x) if batch.features is None else batch.features
     inputs = model.lesion_decoder.inputs(x, model.half_organ_head(features.half))
     target, region = mask_targets(batch, organ_shares(batch.organs), torch.arange(len(abnormalities())))
     text = model.project_text(draw(bank.present, rng))

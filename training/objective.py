@@ -84,7 +84,8 @@ class _Scene:
     Attributes
     ----------
     grid: (B, E, d, h, w) float32.
-    shares: (B, O, d, h, w), see `organ_shares`; in_view: (B, O) bool.
+    shares: (B, O, d, h, w) of the true organs, see `organ_shares`; pooled_over: those that embeddings
+        are pooled over; in_view: (B, O) bool.
     present, absent: one wording per abnormality; names: one per organ.
     """
 
@@ -96,6 +97,7 @@ class _Scene:
     encoded: Encoded
     grid: torch.Tensor
     shares: torch.Tensor
+    pooled_over: torch.Tensor
     in_view: torch.Tensor
     present: EncodedText
     absent: EncodedText
@@ -121,7 +123,8 @@ def objective(
     memory: of earlier scans, for report-volume alignment; it remembers this batch too.
     """
     x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
-    encoded = model.encode_image(x, lesions=not plan.losses.isdisjoint({"masks", "findings"}))
+    masked = {"masks", "findings"} if batch.evidence is None else {"masks"}
+    encoded = encode(model, x, batch, lesions=not plan.losses.isdisjoint(masked))
     chosen = _choose(batch.findings, plan.n_texts, rng)
     shares = organ_shares(batch.organs)
     scene = _Scene(
@@ -133,6 +136,8 @@ def objective(
         encoded=encoded,
         grid=encoded.grid.float(),
         shares=shares,
+        # A frozen encoder's own organs are what the reader will pool over, its errors included.
+        pooled_over=shares if batch.shares is None else batch.shares,
         in_view=shares.flatten(2).sum(-1) * 8 >= MIN_ORGAN_VOXELS,
         present=model.project_text(draw(bank.present, rng)),
         absent=model.project_text(draw(bank.absent, rng)),
@@ -150,6 +155,13 @@ def objective(
     return losses
 
 
+def encode(model: SightlineModel, x: torch.Tensor, batch: Sample, *, lesions: bool = True) -> Encoded:
+    """(B, 2, D, H, W) windowed CT -> `Encoded`; a batch that a frozen encoder has read is not read again."""
+    if batch.features is None:
+        return model.encode_image(x, lesions=lesions)
+    return model.encode_features(batch.features, x, lesions=lesions)
+
+
 def _organ_losses(scene: _Scene) -> dict[str, torch.Tensor]:
     losses = {}
     if scene.wants("organs"):
@@ -162,7 +174,7 @@ def _organ_losses(scene: _Scene) -> dict[str, torch.Tensor]:
 def _grounded_losses(scene: _Scene, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
     """CT-GLIP's two alignments, text-conditioned masks and prompt supervision."""
     model, batch, present = scene.model, scene.batch, scene.present
-    pooled = model.organ_pooling(scene.grid, scene.shares)  # (B, O, E)
+    pooled = model.organ_pooling(scene.grid, scene.pooled_over)  # (B, O, E)
     losses = {}
     if scene.wants("organ_text"):
         losses["organ_text"] = organ_text_loss(
@@ -175,18 +187,25 @@ def _grounded_losses(scene: _Scene, chosen: torch.Tensor) -> dict[str, torch.Ten
             model, sentences, pooled, batch.findings, extra, correct=scene.plan.correct
         )
     if scene.wants("masks", "findings"):
-        target, region = mask_targets(batch, scene.shares, chosen)
-        logits = text_masks(scene.encoded.dense, present.mask_weight[chosen], present.mask_bias[chosen])
-        if scene.wants("masks"):
-            losses["masks"] = mask_loss(logits, target, region)
+        evidence = None if batch.evidence is None else batch.evidence[:, chosen]
+        if scene.wants("masks") or evidence is None:
+            target, region = mask_targets(batch, scene.shares, chosen)
+            logits = text_masks(scene.encoded.dense, present.mask_weight[chosen], present.mask_bias[chosen])
+            if scene.wants("masks"):
+                losses["masks"] = mask_loss(logits, target, region)
+            if evidence is None:
+                evidence = top_logit(logits.float().sigmoid(), region)
         if scene.wants("findings"):
-            evidence = top_logit(logits.float().sigmoid(), region)
             label = {o.name: o.label for o in organs()}
             organ_of = torch.tensor([label[abnormalities()[i].organ] - 1 for i in chosen.tolist()])
             scores = model.finding_logits(
-                pooled[:, organ_of], present.embedding[chosen], scene.absent.embedding[chosen], evidence
+                pooled[:, organ_of],
+                present.embedding[chosen],
+                scene.absent.embedding[chosen],
+                evidence.nan_to_num(),
             )
-            losses["findings"] = finding_loss(scores, batch.findings[:, chosen])
+            truth = torch.where(evidence.isnan(), -1.0, batch.findings[:, chosen])
+            losses["findings"] = finding_loss(scores, truth)
     return losses
 
 
@@ -197,9 +216,7 @@ def _summary_losses(scene: _Scene, memory: ReportMemory | None) -> dict[str, tor
     if scene.wants("snippets"):
         losses["snippets"] = _snippets(model, whole.slabs, scene.batch)
     if scene.wants("report"):
-        # Without projectors of its own a volume is the plain mean, as the first checkpoints have it.
-        volume = whole.volume if model.separate else F.normalize(scene.grid.mean((2, 3, 4)), dim=-1)
-        losses["report"] = _report(scene, volume, memory)
+        losses["report"] = _report(scene, whole.volume, memory)
     return losses
 
 
@@ -301,10 +318,16 @@ def _snippets(model: SightlineModel, slabs: torch.Tensor, batch: Sample) -> torc
 
 
 def _report(scene: _Scene, volume: torch.Tensor, memory: ReportMemory | None) -> torch.Tensor:
-    """SigLIP between the volume and the mean of its report's sentences."""
+    """SigLIP between the volume and the mean of its report's sentences.
+
+    Reports differ in how much they deny: a random share of what is absent goes unmentioned (our choice).
+    """
     model, findings = scene.model, scene.batch.findings
     truth = findings[..., None]  # (B, A, 1)
-    sentences = torch.where(truth == 1, scene.present.report, scene.absent.report) * (truth >= 0)
+    share = scene.rng.random((len(findings), 1))
+    said = torch.from_numpy(scene.rng.random(findings.shape) < share).to(truth.device)[..., None]
+    sentences = torch.where(truth == 1, scene.present.report, scene.absent.report)
+    sentences = sentences * ((truth == 1) | (said & (truth == 0)))
     report = F.normalize(sentences.sum(1) + 1e-6, dim=-1)  # (B, E)
     scale, bias = model.global_scale, model.global_bias
     if memory is None:
@@ -319,6 +342,7 @@ __all__ = [
     "TextBank",
     "body_cells",
     "draw",
+    "encode",
     "mask_targets",
     "objective",
     "organ_shares",

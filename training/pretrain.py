@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,20 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from core_model.abnormality import abnormalities
 from core_model.checkpoint import save_checkpoint
 from core_model.inference import supports_bf16
-from core_model.model import ModelConfig, SightlineModel
+from core_model.model import ModelConfig, SightlineModel, modules_of
 from training.lesion_candidates import Candidates, candidate_objective, read_candidates
 from training.lesion_voxels import Voxels, lesion_objective, read_voxels
 from training.logbook import LogBook, has_tensorboard
+from training.mask_evidence import evidence_for
 from training.objective import objective
-from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
-from training.phantoms.procedural import procedural_anatomy
-from training.phantoms.tissues import Anatomy
+from training.phantom_data import phantom_crops
 from training.report_memory import ReportMemory
-from training.samples import NOISE_HU, AnatomySource, PhantomCrops, Sample, collate
-from training.settings import Settings, learning_rate
+from training.samples import Sample, collate
+from training.settings import Settings, Switches, learning_rate
+from training.stored_windows import StoredWindows, window_files
 from training.text_bank import TextBank
 from training.text_tower import load_public_encoder
 from training.window_memory import WindowMemory
@@ -47,26 +47,6 @@ SAVE_EVERY_S = 120.0
 LOG_EVERY = 20  # steps
 # What a later stage keeps of the stages before it, in its card.
 STAGE_KEYS = ("steps", "batch", "hours", "hardware", "losses", "settings")
-
-
-def _sample_label_map(anatomy: LabelMapAnatomy, height_mm: float, rng: np.random.Generator) -> Anatomy:
-    return anatomy.sample(rng, height_mm)
-
-
-def _sample_procedural(height_mm: float, rng: np.random.Generator) -> Anatomy:
-    return procedural_anatomy(rng, spacing_mm=3.0, height_mm=height_mm)
-
-
-def anatomy_sources(settings: Settings, folders: Sequence[Path]) -> list[tuple[AnatomySource, float]]:
-    """Sources with their shares: the label maps in `folders`, and the procedural body."""
-    data = settings.data
-    maps = load_folder(folders, data["label_map_spacing_mm"]) if folders else []
-    share = data["label_map_share"] if maps else 0.0
-    sources: list[tuple[AnatomySource, float]] = [
-        (partial(_sample_label_map, m, data["height_mm"]), share / len(maps)) for m in maps
-    ]
-    sources.append((partial(_sample_procedural, data["height_mm"]), 1.0 - share))
-    return sources
 
 
 def new_model(settings: Settings) -> SightlineModel:
@@ -92,7 +72,9 @@ class Run:
         out: Path,
         label_maps: Sequence[Path],
         device: str,
+        *,
         init: Path | None = None,
+        windows: Path | None = None,
     ) -> None:
         self.settings, self.out, self.label_maps = settings, out, list(label_maps)
         self.earlier: list[dict[str, Any]] = []
@@ -116,23 +98,37 @@ class Run:
         kept = settings.optimiser.get("report_memory", 0)
         self.memory = ReportMemory(kept) if kept else None
         self.plan = settings.plan()
+        # What frozen masks have not learnt, the heads above them cannot weigh.
+        self.learnt: list[str] = settings.data.get("abnormalities", [a.name for a in abnormalities()])
+        self._unlearnt = [i for i, a in enumerate(abnormalities()) if a.name not in self.learnt]
+        self.windows = self._own_windows(windows) if windows is not None else []
+        self.evidence: dict[str, torch.Tensor] | None = None
 
     def start_model(self) -> SightlineModel:
         """The model before the first step, on the CPU."""
         return new_model(self.settings)
 
+    def _own_windows(self, folder: Path) -> list[Path]:
+        """The stored windows that the config's data section gives this stage."""
+        s = self.settings
+        if "encoder" not in s.optimiser.get("freeze", ()):
+            raise ValueError(f"config {s.name!r} trains the encoder; stored windows need it frozen")
+        files = window_files(folder, self.model)
+        first, last = (round(len(files) * share) for share in s.data.get("windows", (0.0, 1.0)))
+        return files[first:last]
+
     def data(self) -> IterableDataset[Sample]:
         """The samples that have not been read yet."""
-        s = self.settings
-        return PhantomCrops(
-            anatomy_sources(s, self.label_maps),
-            self.model.config.window,
-            self.model.config.spacing_mm,
+        s, batch = self.settings, int(self.settings.optimiser["batch"])
+        if not self.windows:
+            return phantom_crops(s, self.label_maps, start=self.read_batches, batch=batch)
+        return StoredWindows(
+            self.windows,
             seed=s.data["seed"],
             start=self.read_batches,
-            batch=int(s.optimiser["batch"]),
-            crops=s.data["crops"],
-            noise_hu=tuple(s.data.get("noise_hu", NOISE_HU)),
+            batch=batch,
+            fine=bool(s.lesion_candidates),
+            evidence=self.evidence,
         )
 
     def precision(self) -> torch.autocast:
@@ -168,8 +164,15 @@ class Run:
         return np.random.default_rng([self.settings.data["seed"], 99, step])
 
     def _start_from(self, checkpoint: Path) -> None:
-        """Take the parts of an earlier checkpoint, each whole; one that does not fit stays new."""
+        """Take the modules of an earlier checkpoint, each whole; one that does not fit stays new.
+
+        A config's ``[optimiser] take`` names the parts to take; without it all are.
+        """
         tensors = load_file(checkpoint / "model.safetensors")
+        take = self.settings.optimiser.get("take")
+        if take is not None:
+            wanted = {"text", *modules_of(take)}
+            tensors = {k: v for k, v in tensors.items() if k.split(".")[0] in wanted}
         own = self.model.state_dict()
         new = {k.split(".")[0] for k, v in own.items() if k not in tensors or tensors[k].shape != v.shape}
         fitting = {k: v.float() for k, v in tensors.items() if k in own and k.split(".")[0] not in new}
@@ -236,6 +239,7 @@ class Run:
                 "seed": s.data["seed"],
                 "real_images": 0,
             },
+            "abnormalities": self.learnt,
             "steps": self.step,
             "batch": s.optimiser["batch"],
             "hours": round(self.seconds / 3600, 2),
@@ -256,6 +260,9 @@ class Run:
         s = self.settings
         end = min(s.optimiser["steps"], s.optimiser["steps"] if stop_at is None else stop_at)
         bank = TextBank.of(self.model)
+        masks_frozen = {"encoder", "lesions"} <= set(s.optimiser.get("freeze", ()))
+        if self.windows and masks_frozen and "findings" in self.plan.losses:
+            self.evidence = evidence_for(self.model, bank, self.windows, progress)
         loader = DataLoader(
             self.data(),
             batch_size=int(s.optimiser["batch"]),
@@ -294,6 +301,8 @@ class Run:
     def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
         """What one batch teaches: one update, in the lesion stages as many as the config says."""
         batch = batch.to(self.device)
+        if batch.evidence is not None:
+            batch.evidence[:, self._unlearnt] = torch.nan
         self.read(bank, batch)
         updates = self.settings.records.get("updates", 1)
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
@@ -325,13 +334,13 @@ def run_command(
     *,
     prog: str,
     description: str,
-    change: Callable[[Settings], Settings] | None = None,
+    change: Callable[[Settings, bool], Settings] | None = None,
 ) -> None:
     """The command line of a run from a config.
 
     Parameters
     ----------
-    change: what makes another run of the config's; such a run starts from scratch.
+    change: what makes another run of the config's; told whether its encoder stays as it is.
     """
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -350,23 +359,47 @@ def run_command(
         metavar="DIR",
         help="folder of TotalSegmentator v2 label maps (*.nii.gz); may be repeated",
     )
-    if change is None:
-        parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from an earlier stage")
+    parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from an earlier stage")
+    parser.add_argument(
+        "--windows",
+        type=Path,
+        metavar="DIR",
+        help="of training.stored_windows, for a config that freezes the encoder of --init",
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        choices=list(Switches.__dataclass_fields__),
+        help="turn a switch of the config off, for an ablation; may be repeated",
+    )
     parser.add_argument("--steps", type=int, help="train for so many steps instead of the config's")
     parser.add_argument("--seed", type=int, help="of weights and data, instead of the config's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
     try:
         settings = Settings.from_file(args.config)
-        settings = settings if change is None else change(settings)
+        settings = _without(settings, args.without)
+        settings = settings if change is None else change(settings, args.windows is not None)
     except ValueError as error:
         parser.error(str(error))
     if args.steps is not None:
         settings = replace(settings, optimiser={**settings.optimiser, "steps": args.steps})
     if args.seed is not None:
         settings = replace(settings, data={**settings.data, "seed": args.seed})
+    try:
+        run = Run(settings, args.out, args.label_maps, args.device, init=args.init, windows=args.windows)
+    except ValueError as error:
+        parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
-    follow(Run(settings, args.out, args.label_maps, args.device, getattr(args, "init", None)))
+    follow(run)
+
+
+def _without(settings: Settings, switches: Sequence[str]) -> Settings:
+    if not switches:
+        return settings
+    name = "-".join([settings.name, "without", *switches])
+    return replace(settings, name=name, switches={**settings.switches, **dict.fromkeys(switches, False)})
 
 
 def follow(run: Run) -> None:
@@ -392,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_command(arguments, prog="python -m training.pretrain", description="Pretrain the model on phantoms.")
 
 
-__all__ = ["DEFAULT_CONFIG", "Run", "Settings", "anatomy_sources", "follow", "learning_rate", "run_command"]
+__all__ = ["DEFAULT_CONFIG", "Run", "Settings", "follow", "learning_rate", "run_command"]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
+from core_model.image_encoder import ImageFeatures
 from training.phantoms.fields import gaussian_blur, smooth_noise, uniform
 from training.phantoms.lesions import plant
 from training.phantoms.reports import Snippet, write_report
@@ -45,6 +46,12 @@ class Sample:
     findings: (A,) float32: 1 present, 0 absent, -1 unknown (organ not in view, or a mere rim).
     snippets: report sentences with their slice, of each scan of a batch (a single crop is a
         batch of one here); empty where there is no report.
+    features: what a frozen encoder gave for `hu` (`training.stored_windows`), with a batch axis even
+        for a single crop; None where the encoder has yet to read it.
+    shares: (O, D/2, H/2, W/2) float32, share of each half-resolution cell that the frozen encoder
+        takes for each organ; None where `features` is.
+    evidence: (A,) float32 `core_model.grounding.top_logit` of the frozen masks, NaN for what they have
+        not learnt; None where they are not frozen.
     """
 
     hu: torch.Tensor
@@ -52,6 +59,9 @@ class Sample:
     lesions: torch.Tensor
     findings: torch.Tensor
     snippets: tuple[tuple[CropSnippet, ...], ...] = ()
+    features: ImageFeatures | None = None
+    shares: torch.Tensor | None = None
+    evidence: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Sample:
         """The same on another device."""
@@ -61,7 +71,18 @@ class Sample:
             organs=self.organs.to(device),
             lesions=self.lesions.to(device),
             findings=self.findings.to(device),
+            features=self.features and _each([self.features], lambda t: t[0].to(device)),
+            shares=None if self.shares is None else self.shares.to(device),
+            evidence=None if self.evidence is None else self.evidence.to(device),
         )
+
+
+def _each(
+    features: Sequence[ImageFeatures], change: Callable[[list[torch.Tensor]], torch.Tensor]
+) -> ImageFeatures:
+    """Each tensor of several at a time."""
+    names = [f.name for f in fields(ImageFeatures)]
+    return ImageFeatures(**{name: change([getattr(f, name) for f in features]) for name in names})
 
 
 def make_phantom(source: AnatomySource, rng: np.random.Generator) -> Phantom:
@@ -101,7 +122,7 @@ def crop(
 
     hu = pull(phantom.hu + 1024, "bilinear") - 1024
     organ_labels = pull(phantom.organs, "nearest").byte()
-    hu = _acquire(hu, rng, noise_hu)
+    hu = _acquire(hu, rng, spacing_mm, noise_hu)
     values = pull(phantom.lesions, "nearest").long()
     names = [a.name for a in abnormalities()]
     index = torch.zeros(256, dtype=torch.uint8)
@@ -158,17 +179,24 @@ def deformed_grid(rng: np.random.Generator, window: Sequence[int], spacing_mm: f
     return grid
 
 
-def _acquire(hu: torch.Tensor, rng: np.random.Generator, noise_hu: tuple[float, float]) -> torch.Tensor:
-    """Slice thickness, kernel, noise, field of view and calibration of one scanner."""
-    if rng.random() < 0.35:  # thick slices: average over neighbours, then interpolate back
-        n = max(4, round(hu.shape[0] / uniform(rng, 1.2, 2.2)))
+def _acquire(
+    hu: torch.Tensor, rng: np.random.Generator, spacing_mm: float, noise_hu: tuple[float, float]
+) -> torch.Tensor:
+    """Slice thickness (0.6 to 8 mm), kernel, noise, field of view and calibration of one scanner."""
+    thickness_mm = math.exp(uniform(rng, math.log(0.6), math.log(8)))
+    if thickness_mm > spacing_mm:  # average over neighbours, then interpolate back
+        n = max(4, round(hu.shape[0] * spacing_mm / thickness_mm))
         thick = F.adaptive_avg_pool3d(hu[None, None], (n, *hu.shape[1:]))
         hu = F.interpolate(thick, size=hu.shape, mode="trilinear", align_corners=False)[0, 0]
     if rng.random() < 0.4:
         s = uniform(rng, 0.2, 0.8)
         hu = gaussian_blur(hu, (uniform(rng, 0, 0.5), s, s))
+    elif rng.random() < 0.3:  # a sharp kernel overshoots at edges
+        sharp = hu - gaussian_blur(hu, (0.0, 0.8, 0.8))
+        hu = hu + sharp * uniform(rng, 0.3, 1.2)
+    quiet = math.sqrt(min(1.0, spacing_mm / thickness_mm))  # thick slices average their noise
     fine, coarse = noise_hu
-    hu = hu + smooth_noise(rng, hu.shape, 1) * uniform(rng, 1, fine)
+    hu = hu + smooth_noise(rng, hu.shape, 1) * uniform(rng, 1, fine) * quiet
     hu = hu + smooth_noise(rng, hu.shape, 2.5) * uniform(rng, 0, coarse)
     hu = hu * uniform(rng, 0.97, 1.03) + uniform(rng, -6, 6)
     if rng.random() < 0.25:  # circular field of view, padded outside
@@ -294,13 +322,19 @@ class PhantomCrops(IterableDataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Stack samples: every field gets a leading batch axis."""
+    """Stack samples: every field gets a leading batch axis. What one has of a frozen encoder, all have."""
+    features = [s.features for s in samples if s.features is not None]
+    shares = [s.shares for s in samples if s.shares is not None]
+    evidence = [s.evidence for s in samples if s.evidence is not None]
     return Sample(
         hu=torch.stack([s.hu for s in samples]),
         organs=torch.stack([s.organs for s in samples]),
         lesions=torch.stack([s.lesions for s in samples]),
         findings=torch.stack([s.findings for s in samples]),
         snippets=tuple(one for s in samples for one in s.snippets),
+        features=_each(features, torch.cat) if features else None,
+        shares=torch.stack(shares) if shares else None,
+        evidence=torch.stack(evidence) if evidence else None,
     )
 
 

@@ -26,6 +26,7 @@ from training.prompts import texts_against, texts_for, texts_of_organ
 
 Vector = npt.NDArray[np.float32]
 Embed = Callable[[str], Vector]
+EmbedReport = Callable[[Sequence[str]], Vector]
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class PromptBank:
 
     Attributes
     ----------
-    organ: (36, E); present, absent: (A, E) in dictionary order.
+    organ: (36, E); present, absent: (A, E) in dictionary order; scan: (A, E) those for minus those
+        against in the space of whole scans, which is another one where projectors are separate.
     """
 
     organ: Vector
     present: Vector
     absent: Vector
+    scan: Vector
 
     @classmethod
     def of(cls, reader: Reader) -> PromptBank:
@@ -48,6 +51,12 @@ class PromptBank:
             organ=np.stack([mean_text(texts_of_organ(o), reader.embed) for o in organs()]),
             present=np.stack([mean_text(texts_for(a), reader.embed) for a in abnormalities()]),
             absent=np.stack([mean_text(texts_against(a), reader.embed) for a in abnormalities()]),
+            scan=np.stack(
+                [
+                    reader.embed_report(texts_for(a)) - reader.embed_report(texts_against(a))
+                    for a in abnormalities()
+                ]
+            ),
         )
 
 
@@ -90,7 +99,7 @@ class WordRecord:
         against it, of its organ's embedding (organs in view only) and of the whole scan's.
     snippets: sentences that name a slice.
     report: the report's sentences without image references; equal for equal reports.
-    report_feature: (E,) mean of the sentences' embeddings; scan_feature: (E,) of the scan.
+    report_feature: (E,) of `Reader.embed_report`; scan_feature: (E,) of the scan.
     """
 
     recognised: dict[str, str]
@@ -102,13 +111,15 @@ class WordRecord:
     scan_feature: tuple[float, ...]
 
 
-def ask(case: Case, encoding: StudyEncoding, bank: PromptBank, embed: Embed) -> WordRecord:
+def ask(
+    case: Case, encoding: StudyEncoding, bank: PromptBank, embed: Embed, embed_report: EmbedReport
+) -> WordRecord:
     """Ask a patient's encoding everything that the benchmark asks."""
     count = case.volume.spatial_shape[0]
     report = write_report(case.phantom, np.random.default_rng([case.seed, 4]), n_images=count)
     sentences = [without_references(s.text) for s in report.sentences]
     difference = bank.present - bank.absent  # (A, E)
-    scan = difference @ encoding.global_feature
+    scan = bank.scan @ encoding.global_feature  # (A,)
     rows = np.array([organ(a.organ).label - 1 for a in abnormalities()])
     per_organ = (difference * encoding.organ_features[rows]).sum(1)  # (A,)
     return WordRecord(
@@ -121,7 +132,7 @@ def ask(case: Case, encoding: StudyEncoding, bank: PromptBank, embed: Embed) -> 
         scan_scores={a.name: float(s) for a, s in zip(abnormalities(), scan, strict=True)},
         snippets=_snippets(case, encoding, report, embed),
         report=" ".join(sentences),
-        report_feature=tuple(map(float, mean_text(sentences, embed))),
+        report_feature=tuple(map(float, embed_report(sentences))),
         scan_feature=tuple(map(float, encoding.global_feature)),
     )
 

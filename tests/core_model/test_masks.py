@@ -90,11 +90,11 @@ def test_region_grows_the_organ_by_eight_millimetres() -> None:
     probability = torch.zeros(1 + len(organs()), 12, 12, 12)
     probability[0] = 0.5
     probability[LIVER, 5:7, 5:7, 5:7] = 1
-    region = region_of(probability, 4.0)["liver"].reach
+    region = region_of(probability, 4.0, ["liver"])["liver"].reach
     assert region.nonzero().min(0).values.tolist() == [3, 3, 3]
     assert region.nonzero().max(0).values.tolist() == [8, 8, 8]
     assert int(region.sum()) == 6**3
-    assert not bool(region_of(probability, 4.0)["pancreas"].reach.any())
+    assert not bool(region_of(probability, 4.0, ["pancreas"])["pancreas"].reach.any())
 
 
 def test_an_organs_core_fills_gaps_and_leaves_the_rind_out() -> None:
@@ -102,11 +102,11 @@ def test_an_organs_core_fills_gaps_and_leaves_the_rind_out() -> None:
     probability[0] = 0.5
     probability[LIVER, 4:20, 4:20, 4:20] = 1
     probability[LIVER, 9:14, 9:14, 9:14] = 0  # a lesion that looks like no organ
-    core = region_of(probability, 4.0)["liver"].core
+    core = region_of(probability, 4.0, ["liver"])["liver"].core
     assert core.nonzero().min(0).values.tolist() == [5, 5, 5]
     assert core.nonzero().max(0).values.tolist() == [18, 18, 18]
     assert int(core.sum()) == 14**3
-    assert not bool(region_of(probability, 4.0)["pancreas"].core.any())
+    assert not bool(region_of(probability, 4.0, ["pancreas"])["pancreas"].core.any())
 
 
 @given(st.integers(0, 2**30), st.floats(0.7, 30), st.floats(0.6, 6), st.integers(1, 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -22,7 +23,7 @@ from tests.tiny import CARD, body_volume, tiny_checkpoint, tiny_model
 SEEN = ("liver", "lung", "kidneys")
 
 
-def write_seeing_checkpoint(folder: Path) -> Path:
+def write_seeing_checkpoint(folder: Path, **card: Any) -> Path:
     """An untrained model that sees three organs and lesions at half of all places."""
     model = tiny_model(seed=3)
     with torch.no_grad():
@@ -34,9 +35,9 @@ def write_seeing_checkpoint(folder: Path) -> Path:
         last = model.text_to_mask[-1]
         assert isinstance(last, torch.nn.Linear)
         last.weight.mul_(30)
-        last.bias[-1] = 4
+        last.bias[-1] = 5
     thresholds = {"lesion": dict.fromkeys((a.name for a in abnormalities()), 0.55), "mask": 0.5}
-    save_checkpoint(model, {**CARD, "thresholds": thresholds}, folder)
+    save_checkpoint(model, {**CARD, "thresholds": thresholds, **card}, folder)
     return folder
 
 
@@ -277,6 +278,21 @@ def test_thresholds_come_from_the_card() -> None:
     assert thresholds.lesion_score("liver_tumour") == 0.9
     assert thresholds.lesion_score("lung_nodule") == 0.6
     assert Thresholds.from_card({}) == Thresholds()
+
+
+def test_only_what_the_checkpoint_was_trained_on_is_searched(tmp_path: Path, volume: hd.Volume) -> None:
+    names = ["lung_nodule", "liver_tumour"]  # not the dictionary's order
+    model_folder = write_seeing_checkpoint(tmp_path, abnormalities=names)
+    reading = Reader.load(model_folder, "cpu").read(volume)
+    assert [f.abnormality for f in reading.findings] == names
+    assert [f.organ for f in reading.findings] == ["lung", "liver"]
+    assert {n.type for n in reading.lesions} <= set(names)
+
+
+def test_a_card_with_an_unknown_abnormality(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, abnormalities=["wart"])
+    with pytest.raises(CheckpointError, match="'wart' is not in the dictionary"):
+        Reader.load(tmp_path, "cpu")
 
 
 def test_load_says_what_is_missing(tmp_path: Path) -> None:

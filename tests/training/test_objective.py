@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -55,6 +56,25 @@ def test_each_loss_can_be_had_alone(name: str, model: SightlineModel, batch: Sam
     assert set(losses) == {name}
     losses[name].backward()  # type: ignore[no-untyped-call]
     assert model.image.stem.weight.grad is not None
+
+
+def test_findings_that_frozen_masks_have_not_learnt_are_left_out(
+    model: SightlineModel, batch: Sample
+) -> None:
+    plan = Plan(losses=frozenset({"findings"}), n_texts=len(abnormalities()))
+
+    def loss(evidence: torch.Tensor, findings: torch.Tensor) -> float:
+        one = replace(batch, evidence=evidence, findings=findings)
+        found = objective(model, TextBank.of(model), one, np.random.default_rng(0), plan)
+        return found["findings"].item()
+
+    evidence = torch.linspace(-2, 2, batch.findings.numel()).reshape(batch.findings.shape)
+    known = batch.findings.clone()
+    known[:, 0] = -1
+    unlearnt = evidence.clone()
+    unlearnt[:, 0] = torch.nan
+    assert loss(unlearnt, batch.findings) == pytest.approx(loss(evidence, known))
+    assert loss(evidence + 1, batch.findings) != pytest.approx(loss(evidence, batch.findings))
 
 
 def test_what_is_not_planned_is_not_computed(model: SightlineModel, batch: Sample) -> None:

@@ -10,10 +10,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
+from core_model.abnormality import abnormalities
 from core_model.checkpoint import load_checkpoint
 from tests.tiny import tiny_config
 from tests.training.tiny_run import shrink
-from training.pretrain import DEFAULT_CONFIG, Run, anatomy_sources, main
+from training.phantom_data import anatomy_sources
+from training.pretrain import DEFAULT_CONFIG, Run, main
 from training.settings import Settings, learning_rate
 
 
@@ -68,6 +70,7 @@ def test_three_steps_then_on_to_five(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path / "run" / "checkpoint")
     assert (loaded.identity.name, loaded.card["steps"]) == ("tiny-run", 5)
     assert loaded.card["data"]["real_images"] == 0
+    assert loaded.card["abnormalities"] == [a.name for a in abnormalities()]
     torch.testing.assert_close(
         loaded.model.image.stem.weight, last.average.image.stem.weight.half().float(), rtol=0, atol=0
     )

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 
 from tests.tiny import tiny_config, tiny_text, tiny_tokenizer
 from tests.training.small_anatomy import small_anatomy
-from training import pretrain
+from training import phantom_data, pretrain
 from training.pretrain import Run
 from training.settings import Settings
 
@@ -31,7 +31,9 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `training.pretrain` start from the small tower and paint the anatomy of boxes."""
     monkeypatch.setattr(pretrain, "load_public_encoder", tiny_public_encoder)
     # The procedural body takes seconds at 3 mm, and is tested by itself.
-    monkeypatch.setattr(pretrain, "procedural_anatomy", lambda rng, spacing_mm, height_mm: small_anatomy(rng))
+    monkeypatch.setattr(
+        phantom_data, "procedural_anatomy", lambda rng, spacing_mm, height_mm: small_anatomy(rng)
+    )
 
 
 def small(settings: Settings, steps: int, **changes: Any) -> Settings:
