@@ -24,6 +24,8 @@ from training.samples import Sample
 from training.stored_windows import digest_of, encoder_digest, load_window
 from training.text_bank import TextBank
 
+SAVE_EVERY = 16  # windows
+
 
 @torch.no_grad()
 def evidence_of(model: SightlineModel, texts: torch.Tensor, sample: Sample) -> torch.Tensor:
@@ -67,14 +69,14 @@ def evidence_for(
     missing = [f for f in files if f.name not in found]
     texts = torch.cat([F.normalize(wordings.mean(0, keepdim=True), dim=-1) for wordings in bank.present])
     task = progress.add_task("evidence of masks", total=len(missing), note="")
-    for one in missing:
+    for k, one in enumerate(missing, start=1):
         found[one.name] = evidence_of(model, texts, load_window(one, fine=True).to(texts.device)).cpu()
         progress.advance(task)
+        if k % SAVE_EVERY == 0 or k == len(missing):  # an interrupted run goes on from here
+            part = file.with_suffix(".part")
+            save_file(found, part)
+            part.replace(file)
     progress.remove_task(task)
-    if missing:
-        part = file.with_suffix(".part")
-        save_file(found, part)
-        part.replace(file)
     return found
 
 

@@ -18,7 +18,7 @@ from core_model.volume import window
 from tests.training.tiny_run import go, shrink, small_config
 from training import stored_windows
 from training.baselines import vanilla_clip
-from training.mask_evidence import evidence_for, evidence_of
+from training.mask_evidence import evidence_for
 from training.objective import encode
 from training.phantom_data import phantom_crops
 from training.pretrain import Run
@@ -125,6 +125,10 @@ def test_windows_of_another_encoder_or_none_or_damaged_ones_are_refused(
     trained = replace_optimiser(settings, freeze=[])
     with pytest.raises(ValueError, match="trains the encoder"):
         Run(trained, tmp_path / "x", [], "cpu", init=checkpoint, windows=windows)
+    none = replace(settings, data={**settings.data, "windows": [0.0, 0.01]})
+    fill(settings, checkpoint, tmp_path / "whole", 2)
+    with pytest.raises(ValueError, match="takes none of the 2 windows"):
+        Run(none, tmp_path / "x", [], "cpu", init=checkpoint, windows=tmp_path / "whole")
 
 
 def test_every_round_has_every_window_and_goes_on_anywhere(checkpoint: Path, windows: Path) -> None:
@@ -156,10 +160,10 @@ def test_evidence_is_what_the_reader_would_see_and_is_kept(
         assert float(found[files[1].name][0]) == pytest.approx(
             float(top_logit(masks, region.reach[None, None])), abs=1e-4
         )
-        monkeypatch.setattr("training.mask_evidence.evidence_of", None)
+        monkeypatch.setattr("training.mask_evidence.evidence_of", None)  # whoever asks anew fails
         again = evidence_for(model, bank, files, progress)
+    assert found.keys() == again.keys() == {f.name for f in files}
     assert all(torch.equal(found[k], again[k]) for k in found)
-    assert evidence_of is not None
 
 
 @pytest.mark.parametrize("config", ["heads.toml", "lesions.toml", "judge.toml"])
