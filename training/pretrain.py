@@ -266,7 +266,7 @@ class Run:
         bank = TextBank.of(self.model)
         masks_frozen = {"encoder", "lesions"} <= set(s.optimiser.get("freeze", ()))
         if self.windows and masks_frozen and "findings" in self.plan.losses:
-            self.evidence = evidence_for(self.model, bank, self.windows, progress)
+            self.evidence = evidence_for(self.model, self.windows, progress)
         loader = DataLoader(
             self.data(),
             batch_size=int(s.optimiser["batch"]),

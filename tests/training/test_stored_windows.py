@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from core_model.abnormality import abnormalities
 from core_model.checkpoint import load_checkpoint
 from core_model.grounding import text_masks, top_logit
 from core_model.masks import region_of
@@ -25,7 +26,6 @@ from training.pretrain import Run
 from training.samples import collate
 from training.settings import Settings
 from training.stored_windows import StoredWindows, load_window, main, store, window_files
-from training.text_bank import TextBank
 
 N = 5
 
@@ -147,21 +147,21 @@ def test_evidence_is_what_the_reader_would_see_and_is_kept(
     checkpoint: Path, windows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_checkpoint(checkpoint).model
-    bank, files = TextBank.of(model), window_files(windows, model)
+    files = window_files(windows, model)
     with Progress(console=Console(file=io.StringIO())) as progress:
-        found = evidence_for(model, bank, files, progress)
+        found = evidence_for(model, files, progress)
         sample = load_window(files[1], fine=True)
         with torch.no_grad():
             encoded = encode(model, window(sample.hu[None]), collate([sample]))
-            mean = torch.nn.functional.normalize(bank.present[0].mean(0, keepdim=True), dim=-1)
-            text = model.project_text(mean)
+            sentences = model.text(abnormalities()[0].present)  # the reader's prompts
+            text = model.project_text(torch.nn.functional.normalize(sentences.mean(0, keepdim=True), dim=-1))
             masks = text_masks(encoded.dense, text.mask_weight, text.mask_bias).sigmoid()
         region = region_of(encoded.organ_logits[0].softmax(0), model.config.spacing_mm, ["liver"])["liver"]
         assert float(found[files[1].name][0]) == pytest.approx(
             float(top_logit(masks, region.reach[None, None])), abs=1e-4
         )
         monkeypatch.setattr("training.mask_evidence.evidence_of", None)  # whoever asks anew fails
-        again = evidence_for(model, bank, files, progress)
+        again = evidence_for(model, files, progress)
     assert found.keys() == again.keys() == {f.name for f in files}
     assert all(torch.equal(found[k], again[k]) for k in found)
 
