@@ -33,6 +33,7 @@ from core_model.inference import (
 from core_model.lesions import Component, measure
 from core_model.localization import localize
 from core_model.masks import Region, label_volume, paste, region_of
+from core_model.model import EncodedText
 from core_model.reading import (
     Finding,
     Lesion,
@@ -86,8 +87,8 @@ class Reader:
         self._model = checkpoint.model.to(device)
         self._model.channels_last()
         with torch.inference_mode():
-            self._present = [self._mean_text(a.present) for a in self.abnormalities]
-            self._absent = [self._mean_text(a.absent) for a in self.abnormalities]
+            self._present = self._project([a.present for a in self.abnormalities])
+            self._absent = self._project([a.absent for a in self.abnormalities])
 
     @classmethod
     def load(cls, checkpoint: Path | None = None, device: str | None = None) -> Reader:
@@ -101,9 +102,9 @@ class Reader:
         where = choose_device(device)
         return cls(load_checkpoint(checkpoint), where, supports_bf16(where))
 
-    def _mean_text(self, texts: tuple[str, ...]) -> torch.Tensor:
-        """(1, width) mean sentence embedding of several wordings (prompt averaging)."""
-        return F.normalize(self._model.text(texts).mean(0, keepdim=True), dim=-1)
+    def _project(self, prompts: Sequence[Sequence[str]]) -> EncodedText:
+        """One projected text for the wordings of each prompt (prompt averaging)."""
+        return self._model.project_text(torch.cat([self._model.text.mean(texts) for texts in prompts]))
 
     def read(
         self,
@@ -233,9 +234,8 @@ class Reader:
 
     def _mask_probabilities(self, features: ScanFeatures) -> torch.Tensor:
         """(A, D, H, W) probability that a voxel shows each abnormality."""
-        text = self._model.project_text(torch.cat(self._present))
         dense = features.dense[None].to(self.device)
-        logits = text_masks(dense, text.mask_weight, text.mask_bias)[0].cpu()
+        logits = text_masks(dense, self._present.mask_weight, self._present.mask_bias)[0].cpu()
         inside: torch.Tensor = logits.sigmoid() * features.body
         return inside
 
@@ -247,7 +247,7 @@ class Reader:
         upright: hd.Volume,
     ) -> tuple[hd.Volume, tuple[Lesion, ...]]:
         """Instance mask on the upright scan and its lesions, most probable first."""
-        found: list[tuple[Abnormality, Component]] = []
+        found: list[tuple[int, Component]] = []
         view = CandidateView.of(features.hu, features.dense, features.organ_probability)
         for i, entry in enumerate(self.abnormalities):
             if not entry.tumour:
@@ -255,12 +255,12 @@ class Reader:
             every = candidates(masks[i], regions[entry.organ], self.thresholds.mask)
             every = self._judged(every, i, masks[i], regions[entry.organ], view)
             lowest = self.thresholds.lesion_score(entry.name)
-            found += [(entry, c) for c in every if c.score >= lowest][:MAX_LESIONS]
+            found += [(i, c) for c in every if c.score >= lowest][:MAX_LESIONS]
         found.sort(key=lambda pair: -pair[1].score)
         labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
         lesions: list[Lesion] = []
-        for entry, component in found:
-            i = [a.name for a in self.abnormalities].index(entry.name)
+        for i, component in found:
+            entry = self.abnormalities[i]
             probability = masks[i] * torch.from_numpy(component.mask)
             own = paste(probability, component.mask, features.geometry, upright, self.thresholds.mask)
             own &= labels == 0
@@ -289,13 +289,12 @@ class Reader:
         """Candidates of one abnormality with the scores that the judge gives them, highest first."""
         if not found:
             return []
-        text = self._model.project_text(self._present[index])
         described = describe_all(view, found, self.abnormalities[index].organ, mask, region)
         logits = self._model.candidate_logits(
             described.to(self.device),
             torch.tensor([evidence(c.score) for c in found], device=self.device),
-            text.judge_weight.expand(len(found), -1),
-            text.judge_bias.expand(len(found)),
+            self._present.judge_weight[index].expand(len(found), -1),
+            self._present.judge_bias[index].expand(len(found)),
         )
         scores = logits.sigmoid().tolist()
         again = [replace(c, score=s) for c, s in zip(found, scores, strict=True)]
@@ -324,8 +323,8 @@ class Reader:
         mask_logit = top_logit(masks[None], region[None])  # (1, A)
         logits = self._model.finding_logits(
             pooled[index][None].to(self.device),
-            self._model.project_text(torch.cat(self._present)).embedding,
-            self._model.project_text(torch.cat(self._absent)).embedding,
+            self._present.embedding,
+            self._absent.embedding,
             mask_logit.to(self.device),
         )[0]
         offset = logits.new_tensor([self.thresholds.finding_offset(a.name) for a in self.abnormalities])

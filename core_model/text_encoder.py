@@ -89,3 +89,7 @@ class TextEncoder(nn.Module):
         hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (N, T, width)
         weights = mask[..., None].float()
         return F.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)  # (N, width)
+
+    def mean(self, texts: Sequence[str]) -> torch.Tensor:
+        """(1, width) unit length mean of several wordings (prompt averaging); raises as `forward`."""
+        return F.normalize(self(texts).mean(0, keepdim=True), dim=-1)

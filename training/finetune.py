@@ -28,6 +28,7 @@ from core_model.anatomy import organ
 from core_model.checkpoint import Checkpoint, load_checkpoint
 from core_model.inference import encode_scan, supports_bf16
 from core_model.model import SightlineModel
+from core_model.reader import searched
 from training.labelled import LabelledCase, LabelledCrops, LabelledFiles, labelled_files, load_case
 from training.lesion_voxels import text_logits
 from training.losses import lesion_voxel_loss
@@ -181,6 +182,8 @@ class FineTuning(Run):
             "tumour": self.target.tumour,
             "real_images": len(self.cases),
         }
+        known = {a.name for a in searched(self.source.card)} | {self.target.tumour}
+        card["abnormalities"] = [a.name for a in abnormalities() if a.name in known]
         card["text_encoder"] = self.source.card.get("text_encoder", card["text_encoder"])
         card["fine_tuned_from"] = self.source.identity.digest
         return card

@@ -21,7 +21,7 @@ from core_model.model import EncodedText, SightlineModel
 from core_model.pooling import box_max
 from core_model.volume import window
 from training.losses import lesion_voxel_loss
-from training.objective import mask_targets, organ_shares
+from training.objective import features_of, mask_targets, organ_shares
 from training.samples import Sample
 from training.text_bank import TextBank, draw
 from training.window_memory import Records
@@ -53,7 +53,7 @@ def read_voxels(
 ) -> list[Voxels]:
     """The chosen voxels of each window of a batch, read by the frozen encoder."""
     x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
-    features = model.image(x) if batch.features is None else batch.features
+    features = features_of(model, x, batch)
     inputs = model.lesion_decoder.inputs(x, model.half_organ_head(features.half))
     target, region = mask_targets(batch, organ_shares(batch.organs), torch.arange(len(abnormalities())))
     text = model.project_text(draw(bank.present, rng))

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
@@ -22,7 +21,8 @@ from core_model.model import SightlineModel
 from core_model.volume import window
 from training.samples import Sample
 from training.stored_windows import digest_of, encoder_digest, load_window
-from training.text_bank import TextBank
+
+SAVE_EVERY = 16  # windows
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def evidence_of(model: SightlineModel, texts: torch.Tensor, sample: Sample) -> t
 
     Parameters
     ----------
-    texts: (A, width) mean sentence embedding of each abnormality's wordings.
+    texts: (A, width) of `TextEncoder.mean`, of each abnormality's own wordings.
     sample: of `load_window`, with its organ logits.
     """
     assert sample.features is not None
@@ -52,29 +52,27 @@ def evidence_of(model: SightlineModel, texts: torch.Tensor, sample: Sample) -> t
 def evidence_digest(model: SightlineModel) -> str:
     """Of everything that evidence follows from."""
     parts = encoder_digest(model) + digest_of([model.lesion_decoder, model.text_to_mask, model.text.bert])
-    names = " ".join(a.name for a in abnormalities())
-    return hashlib.sha256((parts + names).encode()).hexdigest()[:16]
+    prompts = repr([(a.name, a.organ, a.present) for a in abnormalities()])
+    return hashlib.sha256((parts + prompts).encode()).hexdigest()[:16]
 
 
-def evidence_for(
-    model: SightlineModel, bank: TextBank, files: Sequence[Path], progress: Progress
-) -> dict[str, torch.Tensor]:
+def evidence_for(model: SightlineModel, files: Sequence[Path], progress: Progress) -> dict[str, torch.Tensor]:
     """Evidence of stored windows by file name; kept beside them, so that every later run has it."""
     kept = files[0].parent / "evidence"
     kept.mkdir(exist_ok=True)
     file = kept / f"{evidence_digest(model)}.safetensors"
     found = load_file(file) if file.exists() else {}
     missing = [f for f in files if f.name not in found]
-    texts = torch.cat([F.normalize(wordings.mean(0, keepdim=True), dim=-1) for wordings in bank.present])
+    texts = torch.cat([model.text.mean(a.present) for a in abnormalities()])
     task = progress.add_task("evidence of masks", total=len(missing), note="")
-    for one in missing:
+    for k, one in enumerate(missing, start=1):
         found[one.name] = evidence_of(model, texts, load_window(one, fine=True).to(texts.device)).cpu()
         progress.advance(task)
+        if k % SAVE_EVERY == 0 or k == len(missing):  # an interrupted run goes on from here
+            part = file.with_suffix(".part")
+            save_file(found, part)
+            part.replace(file)
     progress.remove_task(task)
-    if missing:
-        part = file.with_suffix(".part")
-        save_file(found, part)
-        part.replace(file)
     return found
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
 from core_model.grounding import cell_logits, text_masks, top_logit
+from core_model.image_encoder import ImageFeatures
 from core_model.inference import BODY_HU
 from core_model.model import Encoded, EncodedText, SightlineModel
 from core_model.volume import window
@@ -154,11 +155,15 @@ def objective(
     return losses
 
 
+def features_of(model: SightlineModel, x: torch.Tensor, batch: Sample) -> ImageFeatures:
+    """Of (B, 2, D, H, W) windowed CT; a batch that a frozen encoder has read is not read again."""
+    features: ImageFeatures = model.image(x) if batch.features is None else batch.features
+    return features
+
+
 def encode(model: SightlineModel, x: torch.Tensor, batch: Sample, *, lesions: bool = True) -> Encoded:
-    """(B, 2, D, H, W) windowed CT -> `Encoded`; a batch that a frozen encoder has read is not read again."""
-    if batch.features is None:
-        return model.encode_image(x, lesions=lesions)
-    return model.encode_features(batch.features, x, lesions=lesions)
+    """`SightlineModel.encode_image` on `features_of`."""
+    return model.encode_features(features_of(model, x, batch), x, lesions=lesions)
 
 
 def _organ_losses(scene: _Scene) -> dict[str, torch.Tensor]:
@@ -341,6 +346,7 @@ __all__ = [
     "body_cells",
     "draw",
     "encode",
+    "features_of",
     "mask_targets",
     "objective",
     "organ_shares",

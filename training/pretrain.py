@@ -115,6 +115,10 @@ class Run:
             raise ValueError(f"config {s.name!r} trains the encoder; stored windows need it frozen")
         files = window_files(folder, self.model)
         first, last = (round(len(files) * share) for share in s.data.get("windows", (0.0, 1.0)))
+        if first >= last:
+            raise ValueError(
+                f"config {s.name!r} takes none of the {len(files)} windows in {folder}; store more"
+            )
         return files[first:last]
 
     def data(self) -> IterableDataset[Sample]:
@@ -262,7 +266,7 @@ class Run:
         bank = TextBank.of(self.model)
         masks_frozen = {"encoder", "lesions"} <= set(s.optimiser.get("freeze", ()))
         if self.windows and masks_frozen and "findings" in self.plan.losses:
-            self.evidence = evidence_for(self.model, bank, self.windows, progress)
+            self.evidence = evidence_for(self.model, self.windows, progress)
         loader = DataLoader(
             self.data(),
             batch_size=int(s.optimiser["batch"]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core_model.abnormality import abnormalities
 from training.objective import Plan
 
 OPTIONAL = {"lesion_candidates", "lesion_voxels", "switches"}
@@ -39,7 +40,7 @@ class Settings:
 
     Raises
     ------
-    ValueError: if a loss or switch has no meaning.
+    ValueError: if a loss, switch or abnormality has no meaning.
     """
 
     name: str
@@ -58,6 +59,10 @@ class Settings:
             known = ", ".join(Switches.__dataclass_fields__)
             raise ValueError(f"switch {unknown[0]!r} is unknown; choose of {known}")
         Plan(losses=frozenset(self.loss) - {"candidates"})  # names are checked there
+        known_names = [a.name for a in abnormalities()]
+        wrong = [n for n in self.data.get("abnormalities", ()) if n not in known_names]
+        if wrong:
+            raise ValueError(f"abnormality {wrong[0]!r} is not in the dictionary; choose of {known_names}")
         if self.lesion_voxels and self.lesion_candidates:
             raise ValueError("sections lesion_voxels and lesion_candidates are two stages; keep one of them")
         if ("candidates" in self.loss) != bool(self.lesion_candidates):

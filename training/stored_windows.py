@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.stored_windows",
         description="Read crops of phantoms once with a checkpoint's encoder, for the stages that leave it "
-        "as it is. Interrupt it at will: the same command goes on. A window takes 27 MB.",
+        "as it is. Interrupt it at will: the same command goes on. A window takes 28 MB.",
         epilog=f"example: {HOW} --n 400, then training.pretrain --config training/configs/heads.toml "
         "--init CHECKPOINT --windows DIR --out runs/heads",
     )

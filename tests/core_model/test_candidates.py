@@ -169,13 +169,20 @@ def test_reader_reports_what_the_judge_says() -> None:
         model.text_to_mask[-1].weight.zero_()
         model.text_to_mask[-1].bias.fill_(0.0)
         model.text_to_mask[-1].bias[-1] = 6.0
-    reader = Reader(Checkpoint(model, CARD, ModelIdentity("tiny", "1", "0" * 64)), torch.device("cpu"), False)
-    reader.thresholds = bare(dataclasses.replace(reader.thresholds, mask=0.3))
+
+    def fresh() -> Reader:  # a reader projects its prompts once
+        identity = ModelIdentity("tiny", "1", "0" * 64)
+        reader = Reader(Checkpoint(model, CARD, identity), torch.device("cpu"), False)
+        reader.thresholds = bare(dataclasses.replace(reader.thresholds, mask=0.3))
+        return reader
+
+    reader = fresh()
     plain = {n.type: n.probability for n in reader.read(body_volume()).lesions}
     assert plain, "the untrained organ head draws an organ that is searched"
     assert all(p == pytest.approx(float(torch.tensor(2.0).sigmoid()), abs=1e-3) for p in plain.values())
     with torch.no_grad():
         model.text_to_judge[-1].bias[-1] = -2.0
+    reader = fresh()
     judged = {n.type: n.probability for n in reader.read(body_volume()).lesions}
     assert judged.keys() == plain.keys()
     assert all(p == pytest.approx(0.5, abs=1e-3) for p in judged.values())

@@ -64,6 +64,7 @@ def decathlon(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("checkpoint")
     card = {**CARD, "thresholds": {"mask": 0.4}, "steps": 7, "text_encoder": "tests"}
+    card |= {"abnormalities": ["gallstones"]}
     save_checkpoint(tiny_model(spacing_mm=6.0), card, folder)
     return load_checkpoint(folder)
 
@@ -186,6 +187,7 @@ def test_the_command_line(
     assert "thresholds" not in card, "they were set for other masks"
     assert card["earlier_stages"][-1]["steps"] == 7
     assert card["text_encoder"] == "tests"
+    assert card["abnormalities"] == ["liver_tumour", "gallstones"], "what it searched, and what it learnt"
     assert Reader.load(out / "checkpoint", "cpu").read(body_volume()).organ_mask.array.any()
 
 

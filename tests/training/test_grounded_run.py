@@ -99,6 +99,7 @@ def test_switches_turn_parts_off(tmp_path: Path) -> None:
     [
         ("switches", "teleport = true", "switch 'teleport' is unknown"),
         ("loss", "tea = 1.0", "loss 'tea' is unknown"),
+        ("data", 'abnormalities = ["hiccups"]', "abnormality 'hiccups' is not in the dictionary"),
     ],
 )
 def test_unknown_names_are_refused(section: str, line: str, message: str, tmp_path: Path) -> None:

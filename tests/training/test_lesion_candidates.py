@@ -10,6 +10,7 @@ from core_model.abnormality import abnormalities
 from core_model.candidates import evidence
 from core_model.model import SightlineModel
 from tests.tiny import tiny_model
+from tests.training.tiny_run import descend
 from training.lesion_candidates import (
     Candidates,
     candidate_logits,
@@ -69,15 +70,11 @@ def test_only_the_judge_is_trained_and_it_learns(model: SightlineModel, coarse_c
     described = found.described.clone()
     described[half, -1] += 3.0  # what tells the true ones
     found = Candidates(described, found.evidence, found.kind, half)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=2e-3)
-    totals = []
-    for _ in range(150):
-        loss = candidate_objective(model, bank, found, np.random.default_rng(0))["candidates"]
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        totals.append(float(loss.detach()))
+
+    def loss() -> torch.Tensor:
+        return candidate_objective(model, bank, found, np.random.default_rng(0))["candidates"]
+
+    totals = descend(model, loss, 150, 2e-3)
     assert {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None} == {
         "candidate_judge",
         "text_to_judge",

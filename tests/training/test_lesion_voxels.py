@@ -12,6 +12,7 @@ from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
 from core_model.model import SightlineModel
 from tests.tiny import tiny_model
+from tests.training.tiny_run import descend
 from training.lesion_voxels import (
     PER_LESION,
     PER_TEXT,
@@ -172,13 +173,10 @@ def test_only_the_lesion_part_is_trained(model: SightlineModel, coarse_crops: Sa
 def test_a_few_steps_find_the_lesions(model: SightlineModel, coarse_crops: Sample) -> None:
     model.freeze(["encoder"])
     bank = TextBank.of(model)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     voxels = Voxels.joined(read_voxels(model, bank, coarse_crops, np.random.default_rng(0)))
-    totals = []
-    for _ in range(12):
-        loss = lesion_objective(model, bank, voxels, np.random.default_rng(0))["masks"]
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        totals.append(float(loss.detach()))
+
+    def loss() -> torch.Tensor:
+        return lesion_objective(model, bank, voxels, np.random.default_rng(0))["masks"]
+
+    totals = descend(model, loss, 12, 3e-3)
     assert totals[-1] < 0.8 * totals[0]

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from core_model.abnormality import abnormalities
 from core_model.checkpoint import load_checkpoint
 from core_model.grounding import text_masks, top_logit
 from core_model.masks import region_of
@@ -18,14 +19,13 @@ from core_model.volume import window
 from tests.training.tiny_run import go, shrink, small_config
 from training import stored_windows
 from training.baselines import vanilla_clip
-from training.mask_evidence import evidence_for, evidence_of
+from training.mask_evidence import evidence_for
 from training.objective import encode
 from training.phantom_data import phantom_crops
 from training.pretrain import Run
 from training.samples import collate
 from training.settings import Settings
 from training.stored_windows import StoredWindows, load_window, main, store, window_files
-from training.text_bank import TextBank
 
 N = 5
 
@@ -125,6 +125,10 @@ def test_windows_of_another_encoder_or_none_or_damaged_ones_are_refused(
     trained = replace_optimiser(settings, freeze=[])
     with pytest.raises(ValueError, match="trains the encoder"):
         Run(trained, tmp_path / "x", [], "cpu", init=checkpoint, windows=windows)
+    none = replace(settings, data={**settings.data, "windows": [0.0, 0.01]})
+    fill(settings, checkpoint, tmp_path / "whole", 2)
+    with pytest.raises(ValueError, match="takes none of the 2 windows"):
+        Run(none, tmp_path / "x", [], "cpu", init=checkpoint, windows=tmp_path / "whole")
 
 
 def test_every_round_has_every_window_and_goes_on_anywhere(checkpoint: Path, windows: Path) -> None:
@@ -143,23 +147,23 @@ def test_evidence_is_what_the_reader_would_see_and_is_kept(
     checkpoint: Path, windows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_checkpoint(checkpoint).model
-    bank, files = TextBank.of(model), window_files(windows, model)
+    files = window_files(windows, model)
     with Progress(console=Console(file=io.StringIO())) as progress:
-        found = evidence_for(model, bank, files, progress)
+        found = evidence_for(model, files, progress)
         sample = load_window(files[1], fine=True)
         with torch.no_grad():
             encoded = encode(model, window(sample.hu[None]), collate([sample]))
-            mean = torch.nn.functional.normalize(bank.present[0].mean(0, keepdim=True), dim=-1)
-            text = model.project_text(mean)
+            sentences = model.text(abnormalities()[0].present)  # the reader's prompts
+            text = model.project_text(torch.nn.functional.normalize(sentences.mean(0, keepdim=True), dim=-1))
             masks = text_masks(encoded.dense, text.mask_weight, text.mask_bias).sigmoid()
         region = region_of(encoded.organ_logits[0].softmax(0), model.config.spacing_mm, ["liver"])["liver"]
         assert float(found[files[1].name][0]) == pytest.approx(
             float(top_logit(masks, region.reach[None, None])), abs=1e-4
         )
-        monkeypatch.setattr("training.mask_evidence.evidence_of", None)
-        again = evidence_for(model, bank, files, progress)
+        monkeypatch.setattr("training.mask_evidence.evidence_of", None)  # whoever asks anew fails
+        again = evidence_for(model, files, progress)
+    assert found.keys() == again.keys() == {f.name for f in files}
     assert all(torch.equal(found[k], again[k]) for k in found)
-    assert evidence_of is not None
 
 
 @pytest.mark.parametrize("config", ["heads.toml", "lesions.toml", "judge.toml"])

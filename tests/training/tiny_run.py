@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn
+from torch import nn
 from transformers import BertConfig, BertModel
 
 from tests.tiny import tiny_config, tiny_text, tiny_tokenizer
@@ -65,3 +68,16 @@ def go(run: Run, stop_at: int | None = None) -> Run:
     with Progress(TextColumn("{task.fields[note]}"), console=Console(quiet=True)) as progress:
         run.train(progress, stop_at)
     return run
+
+
+def descend(model: nn.Module, loss_of: Callable[[], torch.Tensor], steps: int, rate: float) -> list[float]:
+    """The losses of some AdamW steps on what is trained of a model."""
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+    totals = []
+    for _ in range(steps):
+        loss = loss_of()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        totals.append(float(loss.detach()))
+    return totals
