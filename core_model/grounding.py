@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 LESION_TOP_VOXELS = 8  # at 4 mm: 0.5 ml, a 10 mm lesion; our choice
+MIN_SHARE = 0.002  # of a cell that an organ has to fill to be pooled from it; our choice
 PROBABILITY_LIMIT = 1e-4  # probabilities are kept that far from 0 and 1 before their logit is taken
 
 
@@ -55,17 +56,27 @@ class OrganPooling(nn.Module):
         -------
         (B, O, E) unit length; organs without a mask get an arbitrary but finite vector.
         """
-        features = grid.flatten(2)  # (B, E, N)
-        weights = masks.flatten(2)  # (B, O, N)
-        parts = []
-        if self.form != "attention":
-            mean = torch.einsum("bon,ben->boe", weights, features)
-            parts.append(mean / weights.sum(-1, keepdim=True).clamp_min(1e-4))
+        # Most cells are no part of an organ, so only those that are get multiplied.
+        n_organs, n_cells = masks.shape[1], masks[0, 0].numel()
+        sample, organ, cell = (masks.flatten(2) >= MIN_SHARE).nonzero(as_tuple=True)  # (M,) each
+        share = masks.flatten(2)[sample, organ, cell].to(grid.dtype)
+        features = grid.flatten(2).transpose(1, 2).flatten(0, 1)  # (B * N, E)
+        features = features.index_select(0, sample * n_cells + cell)  # (M, E)
+        row = sample * n_organs + organ
+        size = (len(grid) * n_organs, features.shape[1])
+
+        def pool(weight: torch.Tensor) -> torch.Tensor:
+            total = weight.new_zeros(size[0]).index_add(0, row, weight).clamp_min(1e-4)
+            sums = features.new_zeros(size).index_add(0, row, features * weight[:, None])
+            return (sums / total[:, None]).unflatten(0, (-1, n_organs))  # (B, O, E)
+
+        parts = [] if self.form == "attention" else [pool(share)]
         if self.form == "mean":
             return F.normalize(parts[0], dim=-1)  # (B, O, E)
-        scores = torch.einsum("oe,ben->bon", self.queries, features)
-        scores = scores + (weights.clamp_min(1e-6)).log()
-        parts.append(torch.einsum("bon,ben->boe", scores.softmax(-1), features))
+        scores = (features * self.queries.to(grid.dtype)[organ]).sum(1) + share.log()  # (M,)
+        # Softmax over each organ's cells; what is subtracted changes nothing but overflow.
+        highest = scores.new_full(size[:1], -torch.inf).scatter_reduce(0, row, scores.detach(), "amax")
+        parts.append(pool((scores - highest[row]).exp()))
         return F.normalize(self.project(torch.cat(parts, -1)), dim=-1)  # (B, O, E)
 
 
