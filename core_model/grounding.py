@@ -68,7 +68,7 @@ class OrganPooling(nn.Module):
         def pool(weight: torch.Tensor) -> torch.Tensor:
             total = weight.new_zeros(size[0]).index_add(0, row, weight).clamp_min(1e-4)
             sums = features.new_zeros(size).index_add(0, row, features * weight[:, None])
-            return (sums / total[:, None]).unflatten(0, (-1, n_organs))  # (B, O, E)
+            return (sums / total[:, None]).reshape(-1, n_organs, size[1])  # (B, O, E)
 
         parts = [] if self.form == "attention" else [pool(share)]
         if self.form == "mean":

@@ -113,7 +113,13 @@ def _multiple(n: int, of: int) -> int:
 
 
 def encode_scan(
-    model: SightlineModel, hu: torch.Tensor, geometry: hd.VolumeGeometry, device: torch.device, bf16: bool
+    model: SightlineModel,
+    hu: torch.Tensor,
+    geometry: hd.VolumeGeometry,
+    device: torch.device,
+    bf16: bool,
+    *,
+    lesions: bool = True,
 ) -> ScanFeatures:
     """Encode a whole scan.
 
@@ -121,6 +127,7 @@ def encode_scan(
     ----------
     hu: (1, 1, D, H, W) Hounsfield units on the model grid.
     geometry: of `hu`.
+    lesions: as in `SightlineModel.encode_image`.
 
     Raises
     ------
@@ -144,7 +151,7 @@ def encode_scan(
     def predict(tile: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         tile = tile.contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            encoded = model.encode_image(tile)
+            encoded = model.encode_image(tile, lesions=lesions)
         return encoded.organ_logits.float(), encoded.dense.float(), encoded.grid.float()
 
     with torch.inference_mode():

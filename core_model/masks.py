@@ -1,7 +1,7 @@
 """Probabilities on the model's grid -> label masks on the scan's own grid.
 
-Probabilities are interpolated, then decided, so that borders are smooth; the work goes slab by
-slab, because 36 organs on 300 slices of 512x512 would not fit into memory.
+Probabilities are interpolated, then decided, so that borders are smooth; the work goes organ by
+organ, because 36 of them on 300 slices of 512x512 would not fit into memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core_model.anatomy import organ
 from core_model.pooling import box_max
 from core_model.volume import bounding_slices, resample, sub_geometry
 
-SLAB = 16  # slices per step
+LEAST = 0.01  # a probability that never is an organ's greatest; our choice
 REACH_MM = 8.0  # how far beyond its organ a lesion may bulge; our choice
 GAP_MM = 16.0  # holes and bays up to twice as wide belong to an organ's core: a lesion can look like none
 RIND_MM = 4.0  # of an organ's surface that is no core
@@ -37,20 +37,28 @@ def label_volume(probability: torch.Tensor, geometry: hd.VolumeGeometry, like: h
     -------
     uint8 Volume on the scan's grid, 0 where none, outside of `geometry` too.
     """
-    winners = torch.unique(probability.argmax(0)).tolist()
-    channels = sorted({0, *winners})
-    chosen = probability[channels]
-    table = np.array(channels, dtype=np.uint8)
     out = np.zeros(like.spatial_shape, dtype=np.uint8)
     inside = _extent(geometry, like)
     if inside is None:
         return like.with_array(out)
-    z, y, x = inside
-    for start in range(z.start, z.stop, SLAB):
-        part = slice(start, min(start + SLAB, z.stop))
-        target = sub_geometry(like.get_geometry(), part, y, x)
-        values = resample(chosen, geometry, target, antialias=False)  # (1 + K, d, H, W)
-        out[part, y, x] = table[values.argmax(0).numpy()]
+    best = resample(probability[:1], geometry, sub_geometry(like.get_geometry(), *inside), antialias=False)[0]
+    label = torch.zeros(best.shape, dtype=torch.uint8)
+    for channel in torch.unique(probability.argmax(0)).tolist():
+        if channel == 0:
+            continue
+        # An organ is looked for in its own box, not in the whole scan.
+        box = bounding_slices((probability[channel] > LEAST).numpy(), margin=(1, 1, 1))
+        source = sub_geometry(geometry, *box)
+        own = _extent(source, like)
+        if own is None:
+            continue
+        target = sub_geometry(like.get_geometry(), *own)
+        values = resample(probability[channel][box][None], source, target, antialias=False)[0]
+        z, y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in zip(own, inside, strict=True))
+        better = values > best[z, y, x]
+        best[z, y, x][better] = values[better]
+        label[z, y, x][better] = channel
+    out[inside] = label.numpy()
     return like.with_array(out)
 
 

@@ -74,7 +74,8 @@ class Reader:
     Attributes
     ----------
     abnormalities: what is searched for, in this order: the card's "abnormalities" (names it was
-        trained on), the whole dictionary where the card has none.
+        trained on), the whole dictionary where the card does not say. None at all where the card
+        says none (vanilla CLIP): such a reader encodes, and is asked in words.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, bf16: bool) -> None:
@@ -104,7 +105,9 @@ class Reader:
 
     def _project(self, prompts: Sequence[Sequence[str]]) -> EncodedText:
         """One projected text for the wordings of each prompt (prompt averaging)."""
-        return self._model.project_text(torch.cat([self._model.text.mean(texts) for texts in prompts]))
+        means = [self._model.text.mean(texts) for texts in prompts]
+        nothing = torch.zeros(0, self._model.text.width, device=self.device)
+        return self._model.project_text(torch.cat([nothing, *means]))
 
     def read(
         self,
@@ -143,7 +146,9 @@ class Reader:
         with clock.stage("resample", 0.05):
             hu, geometry = to_model_grid(upright, self._model.config.spacing_mm)
         with clock.stage("encode", 0.1):
-            features = encode_scan(self._model, hu, geometry, self.device, self.bf16)
+            features = encode_scan(
+                self._model, hu, geometry, self.device, self.bf16, lesions=bool(self.abnormalities)
+            )
         with clock.stage("organs", 0.5):
             organ_mask = label_volume(features.organ_probability, features.geometry, upright)
             organ_readings = self._organs(organ_mask)
@@ -234,6 +239,8 @@ class Reader:
 
     def _mask_probabilities(self, features: ScanFeatures) -> torch.Tensor:
         """(A, D, H, W) probability that a voxel shows each abnormality."""
+        if not self.abnormalities:
+            return torch.zeros(0, *features.body.shape)
         dense = features.dense[None].to(self.device)
         logits = text_masks(dense, self._present.mask_weight, self._present.mask_bias)[0].cpu()
         inside: torch.Tensor = logits.sigmoid() * features.body
@@ -318,6 +325,8 @@ class Reader:
         organ_readings: tuple[OrganReading, ...],
         lesions: tuple[Lesion, ...],
     ) -> tuple[Finding, ...]:
+        if not self.abnormalities:
+            return ()
         index = [organ(a.organ).label - 1 for a in self.abnormalities]
         region = torch.stack([regions[a.organ].reach for a in self.abnormalities])  # (A, D, H, W)
         mask_logit = top_logit(masks[None], region[None])  # (1, A)

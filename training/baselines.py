@@ -45,6 +45,7 @@ def vanilla_clip(settings: Settings, frozen: bool = False) -> Settings:
         optimiser={**settings.optimiser, "freeze": parts, "take": parts},
         # The only loss: its weight would only scale gradients, which AdamW undoes and clipping not.
         loss={"report": 1.0},
+        data={**settings.data, "abnormalities": []},  # it draws no masks to search in
         lesion_voxels={},
         lesion_candidates={},
         switches=dict.fromkeys(Switches.__dataclass_fields__, False),

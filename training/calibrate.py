@@ -69,7 +69,7 @@ def finding_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], floa
     """
     found = [f for r in results for f in r.findings]
     names = sorted({f.abnormality for f in found})
-    index = np.array([names.index(f.abnormality) for f in found])
+    index = np.array([names.index(f.abnormality) for f in found], dtype=int)
     probability = np.clip(np.array([f.probability for f in found]), 1e-5, 1 - 1e-5)
     logit = np.log(probability / (1 - probability))
     sign = np.where([f.truth for f in found], 1.0, -1.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import core_model
 import training
 from core_model.reader import Reader
 from core_model.thresholds import Thresholds
-from training.benchmark import VERSION, make_case
+from training.benchmark import VERSION, Case, make_case
 from training.judging import CandidateRecord, FindingRecord, ImageRecord, PlantedRecord, bare, judge
+from training.shared_encoder import SharedEncoder
 from training.wording import PromptBank, SnippetRecord, WordRecord, ask
 
 _MAKERS = ("benchmark", "judging", "wording", "prompts")  # modules of training that make records
@@ -38,37 +39,75 @@ class CaseRecord:
 def read_cases(
     reader: Reader, first_seed: int, n: int, thresholds: Thresholds, folder: Path | None = None
 ) -> Iterator[CaseRecord]:
-    """Read patients `first_seed` .. `first_seed` + n - 1 barely; those in the store are not read again.
+    """Read patients `first_seed` .. `first_seed` + n - 1 barely; see `read_together`."""
+    seeds = range(first_seed, first_seed + n)
+    return (record for (record,) in read_together([reader], seeds, [thresholds], folder))
+
+
+def read_together(
+    readers: Sequence[Reader],
+    seeds: Iterable[int],
+    thresholds: Sequence[Thresholds],
+    folder: Path | None = None,
+    shared: SharedEncoder | None = None,
+) -> Iterator[tuple[CaseRecord, ...]]:
+    """Read patients barely with each of some readers; those in the store are not read again.
 
     Parameters
     ----------
-    thresholds: their voxel threshold and organ size are read with.
+    thresholds: of each reader; their voxel threshold and organ size are read with.
     folder: the store; None keeps nothing.
+    shared: the readers' encoder, if they have one; it forgets each patient after the last reader.
 
     Raises
     ------
     ValueError: if a file of the store is damaged.
     """
-    before, own = reader.thresholds, bare(thresholds)
-    place = folder / store_key(reader, own) if folder else None
+    stores = [_Store.of(r, bare(t), folder) for r, t in zip(readers, thresholds, strict=True)]
+    for seed in seeds:
+        case: Case | None = None
+        records = []
+        for store in stores:
+            record = store.load(seed)
+            if record is None:
+                case = case or make_case(seed)
+                record = store.read(case)
+            records.append(record)
+        if shared is not None:
+            shared.forget()
+        yield tuple(records)
+
+
+@dataclass
+class _Store:
+    """One reader's records; `place` is its folder, None keeps nothing."""
+
+    reader: Reader
+    thresholds: Thresholds
+    place: Path | None
     bank: PromptBank | None = None
-    reader.thresholds = own
-    try:
-        for seed in range(first_seed, first_seed + n):
-            file = place / f"{seed}.json" if place else None
-            if file and file.exists():
-                yield load_record(file)
-                continue
-            bank = bank or PromptBank.of(reader)
-            case = make_case(seed)
+
+    @classmethod
+    def of(cls, reader: Reader, thresholds: Thresholds, folder: Path | None) -> _Store:
+        return cls(reader, thresholds, folder / store_key(reader, thresholds) if folder else None)
+
+    def load(self, seed: int) -> CaseRecord | None:
+        file = self.place / f"{seed}.json" if self.place else None
+        return load_record(file) if file and file.exists() else None
+
+    def read(self, case: Case) -> CaseRecord:
+        reader, before = self.reader, self.reader.thresholds
+        self.bank = self.bank or PromptBank.of(reader)
+        reader.thresholds = self.thresholds
+        try:
             reading = reader.read(case.volume)
-            words = ask(case, reading.encoding, bank, reader.embed, reader.embed_report)
-            record = CaseRecord(judge(case, reading), words)
-            if file:
-                save_record(record, file)
-            yield record
-    finally:
-        reader.thresholds = before
+        finally:
+            reader.thresholds = before
+        words = ask(case, reading.encoding, self.bank, reader.embed, reader.embed_report)
+        record = CaseRecord(judge(case, reading), words)
+        if self.place:
+            save_record(record, self.place / f"{case.seed}.json")
+        return record
 
 
 def store_key(reader: Reader, thresholds: Thresholds) -> str:

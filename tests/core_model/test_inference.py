@@ -118,7 +118,7 @@ def test_grid_cells_cover_their_eight_voxels(depth: int) -> None:
         image = real.image
         config = real.config
 
-        def encode_image(self, tile: torch.Tensor) -> SimpleNamespace:
+        def encode_image(self, tile: torch.Tensor, *, lesions: bool) -> SimpleNamespace:
             wide = tile[:, :1]
             return SimpleNamespace(
                 organ_logits=torch.cat([wide, -wide], 1), dense=wide, grid=F.avg_pool3d(wide, 2)

@@ -1,0 +1,97 @@
+"""Read the benchmark's patients with several checkpoints at once: ``python -m training.read_together``.
+
+Only fills the folder of records (`training.case_store`) from which `training.calibrate`,
+`training.evaluate` and `training.compare` go on; measures nothing. Checkpoints of one frozen encoder
+(a grounded run, its ablations, vanilla CLIP) have each patient made and encoded once for all.
+Several processes may share the patients out among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from core_model.checkpoint import load_checkpoint
+from core_model.inference import choose_device, supports_bf16
+from core_model.reader import Reader
+from training.benchmark import DEVELOPMENT_SEED, TEST_SEED
+from training.case_store import read_together
+from training.shared_encoder import SharedEncoder, share_encoder
+
+FIRST = {"development": DEVELOPMENT_SEED, "test": TEST_SEED}
+
+
+def readers_of(checkpoints: Sequence[Path], device: str | None) -> tuple[list[Reader], SharedEncoder | None]:
+    """Readers of some checkpoints on one encoder; no shared one where there is a single checkpoint.
+
+    Raises
+    ------
+    core_model.checkpoint.CheckpointError: if a checkpoint is missing or damaged.
+    ValueError: if their encoders differ, or the device cannot be used.
+    """
+    where = choose_device(device)
+    loaded = [load_checkpoint(c) for c in checkpoints]
+    shared = share_encoder([c.model for c in loaded]) if len(loaded) > 1 else None
+    return [Reader(c, where, supports_bf16(where)) for c in loaded], shared
+
+
+def part(text: str) -> tuple[int, int]:
+    """``2/3`` as a pair: this process is the second of three.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError: if it is not of that form.
+
+    >>> part("2/3")
+    (2, 3)
+    """
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N with K from 1 to N, such as 1/2")
+    return int(first), int(second)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.read_together",
+        description="Read benchmark patients with checkpoints of one frozen encoder; keep the records.",
+        epilog="example, in two shells: OMP_NUM_THREADS=1 python -m training.read_together "
+        "runs/heads/checkpoint runs/clip/checkpoint --patients test --n 200 "
+        "--cases runs/cases --part 1/2 (and 2/2)",
+    )
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="checkpoint folders")
+    parser.add_argument("--patients", choices=sorted(FIRST), required=True, help="which of the benchmark's")
+    parser.add_argument("--n", type=int, default=24, help="number of patients (default: %(default)s)")
+    parser.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder that keeps records")
+    parser.add_argument(
+        "--mask", type=float, help="voxel threshold of lesion masks (default: that of each card)"
+    )
+    parser.add_argument(
+        "--part", type=part, default=(1, 1), metavar="K/N", help="every N-th patient from the K-th on"
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
+    args = parser.parse_args(arguments)
+    if args.n < 1:
+        parser.error(f"--n is {args.n}; needed is 1 at least")
+    try:
+        readers, shared = readers_of(args.checkpoints, args.device)
+    except ValueError as error:
+        parser.error(str(error))
+    thresholds = [
+        r.thresholds if args.mask is None else replace(r.thresholds, mask=args.mask) for r in readers
+    ]
+    k, parts = args.part
+    seeds = range(FIRST[args.patients] + k - 1, FIRST[args.patients] + args.n, parts)
+    stream = read_together(readers, seeds, thresholds, args.cases, shared)
+    for _ in track(stream, total=len(seeds), description="reading phantoms", console=Console(stderr=True)):
+        pass
+
+
+if __name__ == "__main__":
+    main()
