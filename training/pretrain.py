@@ -60,6 +60,24 @@ def new_model(settings: Settings) -> SightlineModel:
     return model
 
 
+def parameter_groups(model: nn.Module, scales: float) -> list[dict[str, Any]]:
+    """What is trained, the learnable scales and biases of cosines apart.
+
+    Adam moves every number by about the learning rate per step. That is a lot for a weight and nothing
+    for a scale of 10 or a bias that starts at -10: in a short run cosines would stay as soft
+    as they began. Our choice; CLIP learns the logarithm of its scale for far more steps.
+
+    Parameters
+    ----------
+    scales: how many times as fast scales and biases are learnt; they do not decay.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim], "rate": 1.0},
+        {"params": [p for p in trained if not p.ndim], "rate": scales, "weight_decay": 0.0},
+    ]
+
+
 class Run:
     """One training run: model, moving average, optimiser, memory, log; saved and resumed as a whole.
 
@@ -85,8 +103,10 @@ class Run:
         self.model.freeze(settings.optimiser.get("freeze", ()))
         self.model = self.model.to(self.device)
         self.average = copy.deepcopy(self.model)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(trained, weight_decay=settings.optimiser["weight_decay"])
+        self.optimiser = torch.optim.AdamW(
+            parameter_groups(self.model, float(settings.optimiser.get("scales", 1.0))),
+            weight_decay=settings.optimiser["weight_decay"],
+        )
         kept = settings.records.get("memory", 0)
         self.voxels = WindowMemory(Voxels, kept)
         self.candidates = WindowMemory(Candidates, kept, per_draw=kept)
@@ -314,7 +334,7 @@ class Run:
     def _descend(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
         s = self.settings
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, s)
+            group["lr"] = learning_rate(self.step, s) * group["rate"]
         with self.precision():
             losses = self.losses(bank, batch, rng)
         total = sum(
