@@ -173,6 +173,35 @@ def test_organ_pooling_sees_only_its_mask() -> None:
     torch.testing.assert_close(before.norm(dim=-1), torch.ones(1, 2))
 
 
+def test_attention_does_not_leak_out_of_its_mask() -> None:
+    """However high a cell outside scores: logarithms of tiny shares would let it in."""
+    pooling = OrganPooling(width=6, n_organs=1, form="attention")
+    grid = torch.randn(1, 6, 2, 2, 2)
+    masks = torch.zeros(1, 1, 2, 2, 2)
+    masks[0, 0, 0] = 1
+    with torch.no_grad():
+        before = pooling(grid, masks)
+        grid[0, :, 1] = 1000 * pooling.queries[0][:, None, None]
+        torch.testing.assert_close(pooling(grid, masks), before)
+
+
+@pytest.mark.parametrize("form", ["mean", "attention"])
+def test_organ_pooling_against_a_plain_sum(form: str) -> None:
+    torch.manual_seed(2)
+    pooling = OrganPooling(width=5, n_organs=3, form=form)
+    grid, masks = torch.randn(2, 5, 2, 3, 4), torch.rand(2, 3, 2, 3, 4) + 0.01
+    masks[0, 1, 0] = 0
+    with torch.no_grad():
+        weights = masks.flatten(2)  # (B, O, N)
+        if form == "attention":
+            scores = torch.einsum("oe,ben->bon", pooling.queries, grid.flatten(2)) + weights.log()
+            weights = scores.softmax(-1)
+        expected = torch.einsum("bon,ben->boe", weights / weights.sum(-1, keepdim=True), grid.flatten(2))
+        if form == "attention":
+            expected = pooling.project(expected)
+        torch.testing.assert_close(pooling(grid, masks), F.normalize(expected, dim=-1))
+
+
 def test_organ_pooling_without_a_mask_is_finite() -> None:
     out = OrganPooling(width=6, n_organs=2)(torch.randn(1, 6, 2, 2, 2), torch.zeros(1, 2, 2, 2, 2))
     assert bool(out.isfinite().all())

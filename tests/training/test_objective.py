@@ -15,7 +15,7 @@ from core_model.anatomy import organ, organs
 from core_model.model import SightlineModel
 from tests.tiny import tiny_model
 from tests.training.small_anatomy import small_anatomy
-from training.objective import LOSSES, Plan, TextBank, objective, organ_shares
+from training.objective import LOSSES, POOLED_CELLS, Plan, TextBank, objective, organ_shares, thinned
 from training.phantoms.tissues import IGNORE
 from training.prompts import texts_against, texts_for, texts_of_organ
 from training.samples import PhantomCrops, Sample, collate
@@ -46,6 +46,19 @@ def test_losses_are_finite_and_train_every_part(pooling: str, projectors: str, b
     assert without == []
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
     assert all(p.grad is None for p in model.text.parameters())
+
+
+def test_small_organs_are_pooled_whole_and_large_ones_over_a_sample() -> None:
+    shares = torch.zeros(2, 3, 10, 20, 20)
+    shares[:, 0] = 0.5
+    shares[:, 1, 0, 0, :5] = 1
+    drawn = [thinned(shares, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[0][:, 1:], shares[:, 1:])
+    kept = drawn[0][:, 0]
+    assert set(kept.unique().tolist()) == {0.0, 0.5}
+    assert (kept > 0).flatten(1).sum(1).tolist() == pytest.approx([POOLED_CELLS] * 2, rel=0.2)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))

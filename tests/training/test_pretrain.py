@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from rich.progress import Progress, TextColumn
 from core_model.abnormality import abnormalities
 from core_model.checkpoint import load_checkpoint
 from tests.tiny import tiny_config
-from tests.training.tiny_run import shrink
+from tests.training.tiny_run import go, shrink, small_config
 from training.phantom_data import anatomy_sources
 from training.pretrain import DEFAULT_CONFIG, Run, main
 from training.settings import Settings, learning_rate
@@ -110,6 +111,23 @@ def test_the_command_line_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureF
     assert (out / "state.pt").is_file()
     main(command)
     assert "resumed at step 1" in capsys.readouterr().out
+
+
+def test_scales_and_biases_are_learnt_at_their_own_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = {}
+    for scales in (1, 30):
+        shrink(monkeypatch)
+        settings = small_config("grounded.toml", steps=2)
+        settings = replace(settings, optimiser={**settings.optimiser, "scales": scales})
+        run = Run(settings, tmp_path / str(scales), [], "cpu")
+        before = {k: v.detach().clone() for k, v in run.model.named_parameters()}
+        go(run)
+        moved[scales] = {k: float((v.detach() - before[k]).abs().max()) for k, v in run.model.named_parameters()}
+    for name in ("cell_scale", "organ_scale", "global_bias"):
+        assert moved[30][name] > 20 * moved[1][name] > 0
+    assert moved[30]["half_to_grid.weight"] < 2 * moved[1]["half_to_grid.weight"]
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
