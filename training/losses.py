@@ -132,14 +132,19 @@ def organ_text_loss(
 
 
 def sigmoid_alignment_loss(
-    volume: torch.Tensor, report: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
+    volume: torch.Tensor,
+    report: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    same: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """SigLIP: every volume-report pair of the batch is a yes-or-no question.
 
     Parameters
     ----------
     volume, report: (B, E) unit length, row i belongs to row i.
+    same: (B, B) bool, pairs that are right, the diagonal among them; None: the diagonal alone.
     """
     logits = volume @ report.T * scale + bias
-    sign = 2 * torch.eye(len(volume), device=logits.device) - 1
-    return -F.logsigmoid(sign * logits).mean()
+    right = torch.eye(len(volume), dtype=torch.bool, device=logits.device) if same is None else same
+    return -F.logsigmoid(torch.where(right, logits, -logits)).mean()

@@ -30,7 +30,6 @@ from training.losses import (
 )
 from training.phantoms.disorders import UNMASKED
 from training.phantoms.tissues import IGNORE
-from training.report_memory import ReportMemory
 from training.samples import MIN_ORGAN_VOXELS, Sample
 from training.snippets import snippet_loss
 from training.text_bank import TextBank, draw
@@ -114,15 +113,8 @@ def objective(
     batch: Sample,
     rng: np.random.Generator,
     plan: Plan,
-    *,
-    memory: ReportMemory | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The planned losses of one batch by name; organ masks only where the encoder is trained.
-
-    Parameters
-    ----------
-    memory: of earlier scans, for report-volume alignment; it remembers this batch too.
-    """
+    """The planned losses of one batch by name; organ masks only where the encoder is trained."""
     x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
     masked = {"masks", "findings"} if batch.evidence is None else {"masks"}
     encoded = encode(model, x, batch, lesions=not plan.losses.isdisjoint(masked))
@@ -152,7 +144,7 @@ def objective(
     if scene.wants("localization"):
         losses["localization"] = _localization(scene)
     if scene.wants("snippets", "report"):
-        losses |= _summary_losses(scene, memory)
+        losses |= _summary_losses(scene)
     return losses
 
 
@@ -214,14 +206,14 @@ def _grounded_losses(scene: _Scene, chosen: torch.Tensor) -> dict[str, torch.Ten
     return losses
 
 
-def _summary_losses(scene: _Scene, memory: ReportMemory | None) -> dict[str, torch.Tensor]:
+def _summary_losses(scene: _Scene) -> dict[str, torch.Tensor]:
     """RadFinder's alignments: slabs with snippets, the volume with its report."""
     model, losses = scene.model, {}
     whole = model.summarise(scene.grid, body_cells(scene.batch))
     if scene.wants("snippets"):
         losses["snippets"] = _snippets(model, whole.slabs, scene.batch)
     if scene.wants("report"):
-        losses["report"] = _report(scene, whole.volume, memory)
+        losses["report"] = _report(scene, whole.volume)
     return losses
 
 
@@ -337,10 +329,11 @@ def _snippets(model: SightlineModel, slabs: torch.Tensor, batch: Sample) -> torc
     return snippet_loss(slabs, text, sample, position, 2 * spacing)
 
 
-def _report(scene: _Scene, volume: torch.Tensor, memory: ReportMemory | None) -> torch.Tensor:
+def _report(scene: _Scene, volume: torch.Tensor) -> torch.Tensor:
     """SigLIP between the volume and the mean of its report's sentences.
 
     Reports differ in how much they deny: a random share of what is absent goes unmentioned (our choice).
+    Scans of the same findings count as each other's (false-negative correction).
     """
     model, findings = scene.model, scene.batch.findings
     truth = findings[..., None]  # (B, A, 1)
@@ -349,10 +342,8 @@ def _report(scene: _Scene, volume: torch.Tensor, memory: ReportMemory | None) ->
     sentences = torch.where(truth == 1, scene.present.report, scene.absent.report)
     sentences = sentences * ((truth == 1) | (said & (truth == 0)))
     report = F.normalize(sentences.sum(1) + 1e-6, dim=-1)  # (B, E)
-    scale, bias = model.global_scale, model.global_bias
-    if memory is None:
-        return sigmoid_alignment_loss(volume, report, scale, bias)
-    return memory.loss(volume, report, findings, scale, bias, correct=scene.plan.correct)
+    same = (findings[:, None] == findings[None]).all(-1) if scene.plan.correct else None
+    return sigmoid_alignment_loss(volume, report, model.global_scale, model.global_bias, same)
 
 
 __all__ = [

@@ -34,7 +34,6 @@ from training.logbook import LogBook, has_tensorboard
 from training.mask_evidence import evidence_for
 from training.objective import objective
 from training.phantom_data import phantom_crops
-from training.report_memory import ReportMemory
 from training.samples import Sample, collate
 from training.settings import Settings, Switches, learning_rate
 from training.stored_windows import StoredWindows, window_files
@@ -79,7 +78,7 @@ def parameter_groups(model: nn.Module, scales: float) -> list[dict[str, Any]]:
 
 
 class Run:
-    """One training run: model, moving average, optimiser, memory, log; saved and resumed as a whole.
+    """One training run: model, moving average, optimiser, log; saved and resumed as a whole.
 
     Other kinds of training (`training.finetune`) say what differs: the model, data and losses.
     """
@@ -115,8 +114,6 @@ class Run:
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.running: dict[str, float] = {}
-        kept = settings.optimiser.get("report_memory", 0)
-        self.memory = ReportMemory(kept) if kept else None
         self.plan = settings.plan()
         # What frozen masks have not learnt, the heads above them cannot weigh.
         self.learnt: list[str] = settings.data.get("abnormalities", [a.name for a in abnormalities()])
@@ -180,7 +177,7 @@ class Run:
             candidates = self.candidates.draw(rng, s.lesion_candidates["per_update"])
             found = candidate_objective(self.model, bank, candidates, rng)
         if self.plan.losses:
-            found |= objective(self.model, bank, batch, rng, self.plan, memory=self.memory)
+            found |= objective(self.model, bank, batch, rng, self.plan)
         return found
 
     def rng(self, step: int) -> np.random.Generator:
@@ -225,8 +222,6 @@ class Run:
         self.voxels.load_state_dict(state["voxels"])
         self.candidates.load_state_dict(state["candidates"])
         self.read_batches = state["read_batches"]
-        if self.memory is not None:
-            self.memory.load_state_dict(state.get("memory", {}))
         return True
 
     def save(self) -> None:
@@ -243,7 +238,6 @@ class Run:
             "voxels": self.voxels.state_dict(),
             "candidates": self.candidates.state_dict(),
             "read_batches": self.read_batches,
-            "memory": self.memory.state_dict() if self.memory is not None else {},
         }
         part = self.state_file.with_suffix(".part")
         torch.save(state, part)

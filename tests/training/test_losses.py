@@ -144,6 +144,9 @@ def test_sigmoid_alignment_of_known_pairs() -> None:
     expected = math.log(1 + math.exp(-5))  # every pair is right by a logit of 5
     assert float(sigmoid_alignment_loss(unit, unit, scale, bias)) == pytest.approx(expected, rel=1e-5)
     assert float(sigmoid_alignment_loss(unit, unit.flip(0), scale, bias)) > 4
+    swapped = torch.eye(len(unit), dtype=torch.bool).flip(0)
+    same = float(sigmoid_alignment_loss(unit, unit.flip(0), scale, bias, swapped))
+    assert same == pytest.approx(expected, rel=1e-5)  # false-negative correction says which pairs are right
 
 
 @given(st.integers(0, 2**30))

@@ -124,7 +124,9 @@ def test_scales_and_biases_are_learnt_at_their_own_rate(
         run = Run(settings, tmp_path / str(scales), [], "cpu")
         before = {k: v.detach().clone() for k, v in run.model.named_parameters()}
         go(run)
-        moved[scales] = {k: float((v.detach() - before[k]).abs().max()) for k, v in run.model.named_parameters()}
+        moved[scales] = {
+            k: float((v.detach() - before[k]).abs().max()) for k, v in run.model.named_parameters()
+        }
     for name in ("cell_scale", "organ_scale", "global_bias"):
         assert moved[30][name] > 20 * moved[1][name] > 0
     assert moved[30]["half_to_grid.weight"] < 2 * moved[1]["half_to_grid.weight"]
