@@ -103,7 +103,7 @@ class _Store:
             reading = reader.read(case.volume)
         finally:
             reader.thresholds = before
-        words = ask(case, reading.encoding, self.bank, reader.embed, reader.embed_report)
+        words = ask(case, reading.encoding, self.bank, reader)
         record = CaseRecord(judge(case, reading), words)
         if self.place:
             save_record(record, self.place / f"{case.seed}.json")

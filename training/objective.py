@@ -6,7 +6,8 @@ is computed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -84,8 +85,6 @@ class _Scene:
     Attributes
     ----------
     grid: (B, E, d, h, w) float32.
-    shares: (B, O, d, h, w) of the true organs, see `organ_shares`; pooled_over: those that embeddings
-        are pooled over; in_view: (B, O) bool.
     present, absent: one wording per abnormality; names: one per organ.
     """
 
@@ -96,12 +95,27 @@ class _Scene:
     plan: Plan
     encoded: Encoded
     grid: torch.Tensor
-    shares: torch.Tensor
-    pooled_over: torch.Tensor
-    in_view: torch.Tensor
     present: EncodedText
     absent: EncodedText
     names: EncodedText
+
+    @cached_property
+    def shares(self) -> torch.Tensor:
+        """(B, O, d, h, w) of the true organs, see `organ_shares`."""
+        return organ_shares(self.batch.organs)
+
+    @cached_property
+    def pooled_over(self) -> torch.Tensor:
+        """(B, O, d, h, w) that embeddings are pooled over.
+
+        A frozen encoder's own organs are what the reader will pool over, its errors included.
+        """
+        return thinned(self.shares if self.batch.shares is None else self.batch.shares, self.rng)
+
+    @cached_property
+    def in_view(self) -> torch.Tensor:
+        """(B, O) bool."""
+        return self.shares.flatten(2).sum(-1) * 8 >= MIN_ORGAN_VOXELS
 
     def wants(self, *names: str) -> bool:
         return not self.plan.losses.isdisjoint(names)
@@ -119,7 +133,6 @@ def objective(
     masked = {"masks", "findings"} if batch.evidence is None else {"masks"}
     encoded = encode(model, x, batch, lesions=not plan.losses.isdisjoint(masked))
     chosen = _choose(batch.findings, plan.n_texts, rng)
-    shares = organ_shares(batch.organs)
     scene = _Scene(
         model=model,
         bank=bank,
@@ -128,10 +141,6 @@ def objective(
         plan=plan,
         encoded=encoded,
         grid=encoded.grid.float(),
-        shares=shares,
-        # A frozen encoder's own organs are what the reader will pool over, its errors included.
-        pooled_over=thinned(shares if batch.shares is None else batch.shares, rng),
-        in_view=shares.flatten(2).sum(-1) * 8 >= MIN_ORGAN_VOXELS,
         present=model.project_text(draw(bank.present, rng)),
         absent=model.project_text(draw(bank.absent, rng)),
         names=model.project_text(draw(bank.organ, rng)),
@@ -150,8 +159,12 @@ def objective(
 
 def features_of(model: SightlineModel, x: torch.Tensor, batch: Sample) -> ImageFeatures:
     """Of (B, 2, D, H, W) windowed CT; a batch that a frozen encoder has read is not read again."""
-    features: ImageFeatures = model.image(x) if batch.features is None else batch.features
-    return features
+    if batch.features is None:
+        read: ImageFeatures = model.image(x)
+        return read
+    layout = torch.channels_last_3d  # as the encoder gives them; heads look at cells, one after another
+    held = {f.name: getattr(batch.features, f.name) for f in fields(batch.features)}
+    return ImageFeatures(**{k: v.contiguous(memory_format=layout) for k, v in held.items()})
 
 
 def encode(model: SightlineModel, x: torch.Tensor, batch: Sample, *, lesions: bool = True) -> Encoded:
@@ -298,7 +311,8 @@ def _localization(scene: _Scene) -> torch.Tensor:
     model, encoded, batch, rng = scene.model, scene.encoded, scene.batch, scene.rng
     shares, in_view, present, names = scene.shares, scene.in_view, scene.present, scene.names
     rows, masses = [], []
-    for b in range(len(batch.hu)):
+    # Split at once: the gradient of each own slice would be as large as the whole batch.
+    for b, grid in enumerate(encoded.grid.split(1)):  # (1, E, d, h, w)
         texts, mass = [], []
         for index in (batch.findings[b] == 1).nonzero().flatten().tolist():
             here = batch.lesions[b] == index + 1
@@ -310,7 +324,7 @@ def _localization(scene: _Scene) -> torch.Tensor:
             texts.append(names.embedding[o])
             mass.append(shares[b, o])
         if texts:
-            rows.append(cell_logits(encoded.grid[b : b + 1], torch.stack(texts)[None], model.cell_scale)[0])
+            rows.append(cell_logits(grid, torch.stack(texts)[None], model.cell_scale)[0])
             masses.append(torch.stack(mass))
     if not rows:
         return encoded.grid.sum() * 0

@@ -132,7 +132,7 @@ def _localization(summary: Summary, axes: Axes) -> bool:
     if count == 0:
         return False
     share = np.arange(1, count + 1) / count
-    labels = {"localize": "best cell", "slab": "best slab", "middle_slice": "middle slice"}
+    labels = {"localize": "the reader", "slab": "best slab", "middle_slice": "middle slice"}
     for colour, (key, label) in zip(COLOURS, labels.items(), strict=False):
         axes.step(np.sort(errors[key]), share, where="post", color=colour, label=label)
     axes.axvline(

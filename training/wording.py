@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ, organs
-from core_model.localization import localize, nearest_slice
+from core_model.localization import nearest_slice
 from core_model.reader import Reader
 from core_model.reading import StudyEncoding
 from core_model.text_encoder import without_references
@@ -26,7 +26,6 @@ from training.prompts import texts_against, texts_for, texts_of_organ
 
 Vector = npt.NDArray[np.float32]
 Embed = Callable[[str], Vector]
-EmbedReport = Callable[[Sequence[str]], Vector]
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ class SnippetRecord:
     Attributes
     ----------
     true_slice: index along the volume's first axis.
-    found_slice: of `Reader.localize` (the best grid cell).
-    slab_slice: of the slab with the highest cosine (RadFinder's read-out, model.md 2.2).
+    found_slice: of `Reader.localize`.
+    slab_slice: of the middle of the slab with the highest cosine (RadFinder's read-out, model.md 2.2).
     slices, spacing_mm: of the volume.
     """
 
@@ -111,10 +110,8 @@ class WordRecord:
     scan_feature: tuple[float, ...]
 
 
-def ask(
-    case: Case, encoding: StudyEncoding, bank: PromptBank, embed: Embed, embed_report: EmbedReport
-) -> WordRecord:
-    """Ask a patient's encoding everything that the benchmark asks."""
+def ask(case: Case, encoding: StudyEncoding, bank: PromptBank, reader: Reader) -> WordRecord:
+    """Ask a patient's encoding, which `reader` made, everything that the benchmark asks."""
     count = case.volume.spatial_shape[0]
     report = write_report(case.phantom, np.random.default_rng([case.seed, 4]), n_images=count)
     sentences = [without_references(s.text) for s in report.sentences]
@@ -130,9 +127,9 @@ def ask(
             if encoding.organ_present[r]
         },
         scan_scores={a.name: float(s) for a, s in zip(abnormalities(), scan, strict=True)},
-        snippets=_snippets(case, encoding, report, embed),
+        snippets=_snippets(case, encoding, report, reader),
         report=" ".join(sentences),
-        report_feature=tuple(map(float, embed_report(sentences))),
+        report_feature=tuple(map(float, reader.embed_report(sentences))),
         scan_feature=tuple(map(float, encoding.global_feature)),
     )
 
@@ -147,18 +144,19 @@ def _recognise(case: Case, encoding: StudyEncoding, texts: Vector) -> dict[str, 
     }
 
 
-def _snippets(case: Case, encoding: StudyEncoding, report: Report, embed: Embed) -> tuple[SnippetRecord, ...]:
+def _snippets(
+    case: Case, encoding: StudyEncoding, report: Report, reader: Reader
+) -> tuple[SnippetRecord, ...]:
     count = case.volume.spatial_shape[0]
     records = []
     for snippet in report.snippets:
-        embedding = embed(snippet.text)
-        slab = int((encoding.slab_features @ embedding).argmax())
+        slab = int((encoding.slab_features @ reader.embed(snippet.text)).argmax())
         records.append(
             SnippetRecord(
                 text=snippet.text,
                 abnormality=snippet.abnormality,
                 true_slice=count - snippet.image_number,  # image 1 is the most superior
-                found_slice=localize(encoding, snippet.text, embedding).slice_index,
+                found_slice=reader.localize(encoding, snippet.text).slice_index,
                 slab_slice=nearest_slice(encoding.slices, encoding.slab_centres_mm[slab])[0],
                 slices=count,
                 spacing_mm=float(case.volume.spacing[0]),
