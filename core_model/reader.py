@@ -189,8 +189,17 @@ class Reader:
         ------
         ValueError: if the text is blank.
         """
+        return self.embed_all([text])[0]
+
+    def embed_all(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """(T, E) unit length embeddings of several queries at once.
+
+        Raises
+        ------
+        ValueError: if there is no text or one is blank.
+        """
         with torch.inference_mode():
-            embedding = self._model.encode_text([text]).embedding[0]
+            embedding = self._model.encode_text(texts).embedding
         return np.asarray(embedding.float().cpu().numpy(), dtype=np.float32)
 
     def embed_report(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -25,7 +25,7 @@ from training.phantoms.reports import Report, write_report
 from training.prompts import texts_against, texts_for, texts_of_organ
 
 Vector = npt.NDArray[np.float32]
-Embed = Callable[[str], Vector]
+EmbedAll = Callable[[Sequence[str]], Vector]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class PromptBank:
     def of(cls, reader: Reader) -> PromptBank:
         """Embed every wording once."""
         return cls(
-            organ=np.stack([mean_text(texts_of_organ(o), reader.embed) for o in organs()]),
-            present=np.stack([mean_text(texts_for(a), reader.embed) for a in abnormalities()]),
-            absent=np.stack([mean_text(texts_against(a), reader.embed) for a in abnormalities()]),
+            organ=np.stack([mean_text(texts_of_organ(o), reader.embed_all) for o in organs()]),
+            present=np.stack([mean_text(texts_for(a), reader.embed_all) for a in abnormalities()]),
+            absent=np.stack([mean_text(texts_against(a), reader.embed_all) for a in abnormalities()]),
             scan=np.stack(
                 [
                     reader.embed_report(texts_for(a)) - reader.embed_report(texts_against(a))
@@ -59,9 +59,9 @@ class PromptBank:
         )
 
 
-def mean_text(texts: Sequence[str], embed: Embed) -> Vector:
+def mean_text(texts: Sequence[str], embed_all: EmbedAll) -> Vector:
     """(E,) unit length mean of the embeddings of several texts."""
-    total = np.mean([embed(t) for t in texts], axis=0)
+    total = embed_all(texts).mean(0)
     return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), dtype=np.float32)
 
 

@@ -98,5 +98,5 @@ def test_prompts_are_averaged_over_templates(reader: Reader) -> None:
     bank = PromptBank.of(reader)
     assert bank.organ.shape[0] == len(organs())
     np.testing.assert_allclose(np.linalg.norm(bank.present, axis=1), 1, atol=1e-5)
-    mean = mean_text(("liver", "spleen"), reader.embed)
+    mean = mean_text(("liver", "spleen"), reader.embed_all)
     assert mean @ reader.embed("liver") == pytest.approx(mean @ reader.embed("spleen"), abs=1e-5)
