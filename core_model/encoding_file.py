@@ -35,7 +35,7 @@ def save_encoding(encoding: StudyEncoding, path: Path) -> None:
         "slab_centres_mm": encoding.slab_centres_mm,
         "grid_affine": np.asarray(encoding.grid.affine, dtype=np.float64),
         "grid_inside": np.packbits(inside),
-        "grid_features": np.ascontiguousarray(encoding.grid_features[inside]),
+        "grid_features": encoding.grid_features[inside],
         "grid_organs": encoding.grid_organs,
         "slice_positions_mm": np.array([s.position_lps_mm for s in encoding.slices], dtype=np.float64),
     }
@@ -46,7 +46,9 @@ def save_encoding(encoding: StudyEncoding, path: Path) -> None:
         "series_instance_uid": encoding.series_instance_uid or "",
         "frame_of_reference_uid": str(encoding.grid.frame_of_reference_uid or ""),
     }
-    save_file(tensors, path, metadata=metadata)
+    # safetensors writes an array's memory as it lies: columns first would come back scrambled.
+    in_order = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(in_order, path, metadata=metadata)
 
 
 def load_encoding(path: Path) -> StudyEncoding:

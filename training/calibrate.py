@@ -1,7 +1,7 @@
 """Set a checkpoint's thresholds and temperature on development phantoms.
 
 ``python -m training.calibrate CHECKPOINT`` writes them into the card: lesion thresholds and
-the temperature for the reader, thresholds of zero-shot prompts for `training.evaluate`. Test
+the temperature for the reader, detection thresholds for `training.evaluate`. Test
 seeds are never read here (`training.benchmark` keeps the two apart).
 """
 
@@ -84,18 +84,29 @@ def finding_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], floa
     return offsets, round(float(np.exp(best[0])), 3)
 
 
-def prompt_thresholds(records: Sequence[CaseRecord]) -> dict[str, dict[str, float]]:
-    """Youden thresholds of zero-shot prompts, for organ embeddings and for whole scans.
+def detection_thresholds(
+    records: Sequence[CaseRecord], thresholds: Thresholds
+) -> dict[str, dict[str, float]]:
+    """Youden thresholds of all that a patient's abnormalities can be detected by.
+
+    Findings' own probability, and zero-shot prompts on organ embeddings and on whole scans. What the
+    reader reports as present is more cautious: it asks for a probability (`Thresholds.present_from`).
+
+    Parameters
+    ----------
+    thresholds: that findings are reported with.
 
     Returns
     -------
-    {"organ": {abnormality: threshold}, "scan": {...}}, without abnormalities that all or none of
-    the development patients have.
+    {"finding": {abnormality: threshold}, "organ": {...}, "scan": {...}}, without abnormalities that
+    all or none of the development patients have.
     """
-    chosen: dict[str, dict[str, float]] = {"organ": {}, "scan": {}}
+    chosen: dict[str, dict[str, float]] = {"finding": {}, "organ": {}, "scan": {}}
+    found = [{f.abnormality: f.probability for f in verdict(r.image, thresholds).findings} for r in records]
     for entry in abnormalities():
         truth = [entry.name in r.image.abnormalities for r in records]
         for level, scores in (
+            ("finding", [f.get(entry.name, np.nan) for f in found]),
             ("organ", [r.words.organ_scores.get(entry.name, np.nan) for r in records]),
             ("scan", [r.words.scan_scores.get(entry.name, np.nan) for r in records]),
         ):
@@ -151,7 +162,7 @@ def calibrate(
         "first_seed": DEVELOPMENT_SEED,
         "false_per_study": false_per_study,
         "allow": dict(allow or {}),
-        "prompt_thresholds": prompt_thresholds(records),
+        "detection_thresholds": detection_thresholds(records, found),
     }
     card_file.write_text(json.dumps(card, indent=1), encoding="utf-8")
     return thresholds

@@ -43,7 +43,7 @@ class Row:
 
 
 ROWS = (
-    Row("abnormality detection, F1", "findings/macro/f1", "zero_shot_scan/macro/f1"),
+    Row("abnormality detection, F1", "detection/macro/f1", "zero_shot_scan/macro/f1"),
     Row("abnormality detection, AUC", "findings/macro/auc", "zero_shot_scan/macro/auc"),
     Row("zero-shot prompts, F1", "zero_shot/macro/f1", "zero_shot_scan/macro/f1"),
     Row("zero-shot prompts, AUC", "zero_shot/macro/auc", "zero_shot_scan/macro/auc"),
@@ -138,7 +138,7 @@ def _cells(rows: Sequence[tuple[Row, dict[str, Estimate | None]]]) -> list[tuple
 
 
 def _summary(reader: Reader, records: Sequence[CaseRecord]) -> Summary:
-    return Summary(records, reader.thresholds, reader.card.get("calibration", {}).get("prompt_thresholds"))
+    return Summary(records, reader.thresholds, reader.card.get("calibration", {}).get("detection_thresholds"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -194,8 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.benchmark:
         store = args.cases or (args.folder / "cases" if args.folder else None)
         records = _read(reader, args.n, store, console)
-        prompts = reader.card.get("calibration", {}).get("prompt_thresholds")
-        summary = Summary(records, reader.thresholds, prompts)
+        detection = reader.card.get("calibration", {}).get("detection_thresholds")
+        summary = Summary(records, reader.thresholds, detection)
         figures = bootstrap(summary.figures, len(records), args.draws)
         results["phantoms"] = summarise(summary.verdicts)
         results["benchmark"] = benchmark_results(summary, figures, args.draws)

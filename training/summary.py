@@ -65,7 +65,7 @@ class Summary:
     ----------
     records: of the patients.
     thresholds: the card's.
-    prompt_thresholds: {"organ": {abnormality: threshold}, "scan": {...}} from development
+    detection: {"finding": {abnormality: threshold}, "organ": {...}, "scan": {...}} from development
         patients (`training.calibrate`); what is missing has an AUC and no decisions.
 
     Raises
@@ -77,15 +77,16 @@ class Summary:
         self,
         records: Sequence[CaseRecord],
         thresholds: Thresholds,
-        prompt_thresholds: dict[str, dict[str, float]] | None = None,
+        detection: dict[str, dict[str, float]] | None = None,
     ) -> None:
         if not records:
             raise ValueError("records is empty; figures need one patient at least")
         self.records = list(records)
         self.verdicts: list[CaseResult] = [verdict(r.image, thresholds) for r in records]
-        levels = prompt_thresholds or {}
+        levels = detection or {}
         self.questions = {
             "findings": self._findings(),
+            "detection": self._detection(levels.get("finding", {})),
             "zero_shot": self._prompts("organ", levels.get("organ", {})),
             "zero_shot_scan": self._prompts("scan", levels.get("scan", {})),
         }
@@ -135,6 +136,13 @@ class Summary:
             said = np.array([f is not None and f.status == "present" for f in own])
             questions[entry.name] = Question(scores, self._truth(entry.name), said)
         return questions
+
+    def _detection(self, thresholds: dict[str, float]) -> dict[str, Question]:
+        """The findings' probabilities, decided at thresholds of development patients."""
+        return {
+            name: Question(q.scores, q.truth, q.scores >= thresholds[name] if name in thresholds else None)
+            for name, q in self._findings().items()
+        }
 
     def _prompts(self, level: str, thresholds: dict[str, float]) -> dict[str, Question]:
         questions = {}

@@ -68,6 +68,18 @@ def test_file_round_trip(tmp_path: Path) -> None:
     assert_same(load_encoding(tmp_path / "e.safetensors"), encoding)
 
 
+def test_file_round_trip_of_arrays_that_lie_columns_first(tmp_path: Path) -> None:
+    encoding = encoding_of()
+    turned = {
+        f.name: np.asfortranarray(getattr(encoding, f.name))
+        for f in fields(StudyEncoding)
+        if isinstance(getattr(encoding, f.name), np.ndarray)
+    }
+    assert not turned["slab_centres_mm"].flags.c_contiguous
+    save_encoding(replace(encoding, **turned), tmp_path / "e.safetensors")
+    assert_same(load_encoding(tmp_path / "e.safetensors"), encoding)
+
+
 def test_file_round_trip_without_dicom(tmp_path: Path) -> None:
     encoding = encoding_of((3, 4, 5))
     bare = hd.VolumeGeometry(encoding.grid.affine, spatial_shape=(3, 4, 5), coordinate_system="PATIENT")

@@ -22,10 +22,10 @@ from training.calibrate import (
     FALSE_PER_STUDY,
     LOWEST_SCORE,
     allowance,
+    detection_thresholds,
     finding_scale,
     lesion_thresholds,
     main,
-    prompt_thresholds,
 )
 from training.case_store import CaseRecord
 
@@ -93,13 +93,27 @@ def test_more_false_lesions_may_be_allowed() -> None:
     }
 
 
-def test_prompt_thresholds_part_the_development_patients() -> None:
+def test_detection_thresholds_part_the_development_patients() -> None:
     records = [
-        record(k, findings=[("liver_cyst", 0.5, k > 2)], organ_scores={"liver_cyst": k / 10})
+        record(k, findings=[("liver_cyst", 0.1 + k / 20, k > 2)], organ_scores={"liver_cyst": k / 10})
         for k in range(5)
     ]
-    chosen = prompt_thresholds(records)
-    assert chosen == {"organ": {"liver_cyst": pytest.approx(0.25)}, "scan": {}}
+    chosen = detection_thresholds(records, Thresholds())
+    half_way = {"finding": pytest.approx(0.225), "organ": pytest.approx(0.25)}
+    assert chosen == {"scan": {}, **{level: {"liver_cyst": value} for level, value in half_way.items()}}
+
+
+def test_detection_thresholds_are_of_findings_as_reported() -> None:
+    records = [
+        record(
+            k,
+            findings=[("liver_tumour", 0.2, k > 2)],
+            candidates=[("liver_tumour", 0.9, None)] if k > 2 else [],
+        )
+        for k in range(5)
+    ]
+    chosen = detection_thresholds(records, Thresholds(lesion={"liver_tumour": 0.5}, raise_findings=True))
+    assert chosen["finding"] == {"liver_tumour": pytest.approx(0.55)}  # lesions raised the present ones
 
 
 def test_the_card_gets_the_thresholds_and_stays_valid(
@@ -133,7 +147,7 @@ def test_the_card_gets_the_thresholds_and_stays_valid(
         "first_seed": DEVELOPMENT_SEED,
         "false_per_study": 0.2,
         "allow": {"renal_tumour": 1.0},
-        "prompt_thresholds": {"organ": {}, "scan": {}},
+        "detection_thresholds": {"finding": {}, "organ": {}, "scan": {}},
     }
     loaded = Reader.load(tmp_path, "cpu")
     assert loaded.identity == before  # thresholds are no part of the digest

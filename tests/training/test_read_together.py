@@ -129,7 +129,7 @@ def test_a_checkpoint_without_masks_is_calibrated_by_its_prompts(
     monkeypatch.setattr(case_store, "make_case", lambda seed: replace([case, healthy][seed % 2], seed=seed))
     calibrate.main([str(checkpoints[1]), "--n", "2", "--cases", str(tmp_path / "cases"), "--device", "cpu"])
     card = json.loads((checkpoints[1] / "card.json").read_text(encoding="utf-8"))
-    assert name in card["calibration"]["prompt_thresholds"]["scan"]
+    assert name in card["calibration"]["detection_thresholds"]["scan"]
     assert card["thresholds"]["temperature"] == 1.0
 
 

@@ -31,12 +31,12 @@ RECORDS = [
     ),
 ]
 CARD = Thresholds(lesion={"liver_tumour": 0.85, "lung_nodule": 0.75})
-PROMPTS = {"organ": {"liver_cyst": 0.0}}
+DETECTION = {"organ": {"liver_cyst": 0.0}, "finding": {"lung_nodule": 0.25}}
 
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, float | None]:
-    return Summary(RECORDS, CARD, PROMPTS).figures(np.ones(2))
+    return Summary(RECORDS, CARD, DETECTION).figures(np.ones(2))
 
 
 def test_findings_and_prompts(figures: dict[str, float | None]) -> None:
@@ -50,6 +50,10 @@ def test_findings_and_prompts(figures: dict[str, float | None]) -> None:
     assert figures["zero_shot/liver_tumour/auc"] == 0
     assert "zero_shot/liver_tumour/f1" not in figures  # no development threshold, no decision
     assert figures["zero_shot_scan/macro/auc"] is None
+    # Too cautious to be reported as present, but told apart at a threshold of development patients.
+    assert figures["detection/lung_nodule/f1"] == 1
+    assert figures["detection/lung_nodule/auc"] == figures["findings/lung_nodule/auc"] == 1
+    assert "detection/liver_tumour/f1" not in figures
 
 
 def test_tumours(figures: dict[str, float | None]) -> None:
@@ -83,8 +87,8 @@ def test_organs_retrieval_places_and_calibration(figures: dict[str, float | None
 
 
 def test_a_patient_drawn_twice_counts_twice() -> None:
-    summary = Summary(RECORDS, CARD, PROMPTS)
-    doubled = Summary([RECORDS[0], RECORDS[0]], CARD, PROMPTS).figures(np.ones(2))
+    summary = Summary(RECORDS, CARD, DETECTION)
+    doubled = Summary([RECORDS[0], RECORDS[0]], CARD, DETECTION).figures(np.ones(2))
     weighted = summary.figures(np.array([2.0, 0.0]))
     for name, value in doubled.items():
         if not name.startswith("retrieval"):  # a drawn patient is no further candidate
