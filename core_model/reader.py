@@ -189,7 +189,8 @@ class Reader:
         ------
         ValueError: if the text is blank.
         """
-        return self.embed_all([text])[0]
+        embedding: npt.NDArray[np.float32] = self.embed_all([text])[0]
+        return embedding
 
     def embed_all(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(T, E) unit length embeddings of several queries at once.

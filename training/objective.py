@@ -312,7 +312,7 @@ def _localization(scene: _Scene) -> torch.Tensor:
     shares, in_view, present, names = scene.shares, scene.in_view, scene.present, scene.names
     rows, masses = [], []
     # Split at once: the gradient of each own slice would be as large as the whole batch.
-    for b, grid in enumerate(encoded.grid.split(1)):  # (1, E, d, h, w)
+    for b, grid in enumerate(torch.split(encoded.grid, 1)):  # (1, E, d, h, w)
         texts, mass = [], []
         for index in (batch.findings[b] == 1).nonzero().flatten().tolist():
             here = batch.lesions[b] == index + 1
