@@ -31,7 +31,7 @@ from training.judging import CaseResult
 from training.metrics import auc, froc, ratio, reliability
 from training.plots import write_plots
 from training.summary import Summary
-from training.tables import headlines, markdown
+from training.tables import HEADLINES, headlines, markdown
 
 MIN_DIAMETER_MM = 15.0
 
@@ -113,6 +113,22 @@ def benchmark_results(summary: Summary, figures: Mapping[str, Estimate], draws: 
     }
 
 
+def write_metrics(checkpoint: Path, results: Mapping[str, Any], figures: Mapping[str, Estimate]) -> None:
+    """Put the main figures into a checkpoint's card, as its "metrics"; they are no part of its digest."""
+    file = checkpoint / "card.json"
+    card = json.loads(file.read_text(encoding="utf-8"))
+    metrics: dict[str, Any] = {}
+    if "benchmark" in results:
+        main_ones = {name: asdict(figures[name]) for _, name, _ in HEADLINES if name in figures}
+        patients = results["benchmark"]["counts"]["patients"]
+        metrics[results["benchmark"]["version"]] = {"patients": patients, **main_ones}
+    if "real_ct" in results:
+        cases = len(results["real_ct"]["cases"])
+        metrics["real_ct"] = {"cases": cases, "mean_organ_dice": results["real_ct"]["mean_organ_dice"]}
+    card["metrics"] = card.get("metrics", {}) | metrics
+    file.write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+
 def _tables(console: Console, results: Mapping[str, Any], figures: Mapping[str, Estimate]) -> None:
     if "phantoms" in results:
         f = results["phantoms"]
@@ -168,6 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--draws", type=int, default=1000, help="bootstrap draws of the intervals (default: %(default)s)"
     )
+    parser.add_argument(
+        "--into-card", action="store_true", help="put the main figures into the card of CHECKPOINT"
+    )
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     return parser
 
@@ -182,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--nifti and --labels belong together")
     if args.n < 1 or args.draws < 0:
         parser.error(f"--n is {args.n} and --draws {args.draws}; needed are 1 and 0 at least")
+    if args.into_card and args.checkpoint is None:
+        parser.error("--into-card rewrites a card; name the CHECKPOINT")
     try:
         files = real_ct.pairs(args.nifti, args.labels) if args.nifti else []
     except (OSError, ValueError) as error:
@@ -204,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dice = {name: real_ct.real_ct_dice(reader, image, labels) for name, image, labels in steps}
         results["real_ct"] = real_ct.summarise(dice, args.draws)
     _tables(console, results, figures)
+    if args.into_card:
+        write_metrics(args.checkpoint, results, figures)
     for out in filter(None, (args.out, args.folder / "figures.json" if args.folder else None)):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1), encoding="utf-8")

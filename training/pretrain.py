@@ -257,6 +257,12 @@ class Run:
                 "seed": s.data["seed"],
                 "real_images": 0,
             },
+            "limits": [
+                "learnt from synthetic CT only; scanners, patients and diseases differ in more than was varied",
+                f"reads voxels of {self.model.config.spacing_mm:g} mm: small lesions and thin structures are "
+                "missed or coarse",
+                "figures of phantoms say nothing of lesions on real CT",
+            ],
             "abnormalities": self.learnt,
             "steps": self.step,
             "batch": s.optimiser["batch"],

@@ -98,6 +98,8 @@ def test_command_line_writes_figures(
     monkeypatch.setattr("training.evaluate.read_cases", read_cases)
     out, folder = checkpoint.parent / "out.json", checkpoint.parent / "evaluation"
     files = ["--nifti", str(image), "--labels", str(labels), "--out", str(out), "--folder", str(folder)]
+    files.append("--into-card")
+    before = Reader.load(checkpoint, "cpu").identity
     main([str(checkpoint), "--benchmark", "phantoms", "--n", "2", "--draws", "20", "--device", "cpu", *files])
     assert asked == [(TEST_SEED, 2, folder / "cases")]
     figures = json.loads(out.read_text(encoding="utf-8"))
@@ -115,11 +117,22 @@ def test_command_line_writes_figures(
         assert f"({plot}.png)" in table
         assert (folder / f"{plot}.png").read_bytes()[:4] == b"\x89PNG"
     assert not (folder / "roc_zero_shot.png").exists()  # nothing was asked: nothing is drawn
+    after = Reader.load(checkpoint, "cpu")
+    assert after.identity == before
+    measured = after.card["metrics"]
+    assert measured["phantoms/2"]["patients"] == 2
+    error = measured["phantoms/2"]["localization/localize/mae_mm"]
+    assert error == figures["benchmark"]["figures"]["localization/localize/mae_mm"]
+    assert measured["real_ct"] == {"cases": 1, "mean_organ_dice": figures["real_ct"]["mean_organ_dice"]}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "nothing to measure"), (["--benchmark", "phantoms", "--nifti", "x.nii"], "belong together")],
+    [
+        ([], "nothing to measure"),
+        (["--benchmark", "phantoms", "--nifti", "x.nii"], "belong together"),
+        (["--benchmark", "phantoms", "--into-card"], "name the CHECKPOINT"),
+    ],
 )
 def test_command_line_refuses_nonsense(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
