@@ -191,18 +191,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _fault(args: argparse.Namespace) -> str:
+    """What is wrong with the arguments and how to mend it; empty if nothing is."""
+    if args.benchmark is None and args.nifti is None:
+        return "nothing to measure: give --benchmark phantoms, or --nifti with --labels"
+    if (args.nifti is None) != (args.labels is None):
+        return "--nifti and --labels belong together"
+    if args.n < 1 or args.draws < 0:
+        return f"--n is {args.n} and --draws {args.draws}; needed are 1 and 0 at least"
+    if args.into_card and args.checkpoint is None:
+        return "--into-card rewrites a card; name the CHECKPOINT"
+    return ""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    if args.benchmark is None and args.nifti is None:
-        parser.error("nothing to measure: give --benchmark phantoms, or --nifti with --labels")
-    if (args.nifti is None) != (args.labels is None):
-        parser.error("--nifti and --labels belong together")
-    if args.n < 1 or args.draws < 0:
-        parser.error(f"--n is {args.n} and --draws {args.draws}; needed are 1 and 0 at least")
-    if args.into_card and args.checkpoint is None:
-        parser.error("--into-card rewrites a card; name the CHECKPOINT")
+    fault = _fault(args)
+    if fault:
+        parser.error(fault)
     try:
         files = real_ct.pairs(args.nifti, args.labels) if args.nifti else []
     except (OSError, ValueError) as error:

@@ -258,7 +258,7 @@ class Run:
                 "real_images": 0,
             },
             "limits": [
-                "learnt from synthetic CT only; scanners, patients and diseases differ in more than was varied",
+                "learnt from synthetic CT only; patients and scanners differ in more than was varied",
                 f"reads voxels of {self.model.config.spacing_mm:g} mm: small lesions and thin structures are "
                 "missed or coarse",
                 "figures of phantoms say nothing of lesions on real CT",
