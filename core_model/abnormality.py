@@ -42,7 +42,7 @@ def abnormalities() -> tuple[Abnormality, ...]:
     """All abnormalities in table order.
 
     >>> [a.name for a in abnormalities() if a.organ == "pancreas"]
-    ['pancreatic_tumour']
+    ['pancreatic_tumour', 'pancreatic_cyst']
     """
     return tuple(
         Abnormality(
