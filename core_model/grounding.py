@@ -73,7 +73,9 @@ class OrganPooling(nn.Module):
         parts = [] if self.form == "attention" else [pool(share)]
         if self.form == "mean":
             return F.normalize(parts[0], dim=-1)  # (B, O, E)
-        scores = (features * self.queries.to(grid.dtype)[organ]).sum(1) + share.log()  # (M,)
+        # Not queries[organ]: the gradient of indexing is summed up in another order each time.
+        queries = self.queries.to(grid.dtype).index_select(0, organ)  # (M, E)
+        scores = (features * queries).sum(1) + share.log()  # (M,)
         # Softmax over each organ's cells; what is subtracted changes nothing but overflow.
         highest = scores.new_full(size[:1], -torch.inf).scatter_reduce(0, row, scores.detach(), "amax")
         parts.append(pool((scores - highest[row]).exp()))
