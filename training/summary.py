@@ -58,6 +58,11 @@ class Question:
         return found
 
 
+def _decided(scores: Array, truth: Bools, threshold: float | None) -> Question:
+    """A question decided at a threshold of development patients, or not at all."""
+    return Question(scores, truth, None if threshold is None else scores >= threshold)
+
+
 class Summary:
     """All figures of one evaluation.
 
@@ -84,9 +89,13 @@ class Summary:
         self.records = list(records)
         self.verdicts: list[CaseResult] = [verdict(r.image, thresholds) for r in records]
         levels = detection or {}
+        findings = self._findings()
         self.questions = {
-            "findings": self._findings(),
-            "detection": self._detection(levels.get("finding", {})),
+            "findings": findings,
+            "detection": {
+                name: _decided(q.scores, q.truth, levels.get("finding", {}).get(name))
+                for name, q in findings.items()
+            },
             "zero_shot": self._prompts("organ", levels.get("organ", {})),
             "zero_shot_scan": self._prompts("scan", levels.get("scan", {})),
         }
@@ -137,21 +146,13 @@ class Summary:
             questions[entry.name] = Question(scores, self._truth(entry.name), said)
         return questions
 
-    def _detection(self, thresholds: dict[str, float]) -> dict[str, Question]:
-        """The findings' probabilities, decided at thresholds of development patients."""
-        return {
-            name: Question(q.scores, q.truth, q.scores >= thresholds[name] if name in thresholds else None)
-            for name, q in self._findings().items()
-        }
-
     def _prompts(self, level: str, thresholds: dict[str, float]) -> dict[str, Question]:
         questions = {}
         for entry in abnormalities():
             key = entry.name
             asked = [r.words.organ_scores if level == "organ" else r.words.scan_scores for r in self.records]
             scores = np.array([a.get(key, np.nan) for a in asked])
-            said = scores >= thresholds[key] if key in thresholds else None
-            questions[key] = Question(scores, self._truth(key), said)
+            questions[key] = _decided(scores, self._truth(key), thresholds.get(key))
         return questions
 
     def _asked(self, section: str) -> Section:
