@@ -31,7 +31,7 @@ from core_model.inference import (
     supports_bf16,
 )
 from core_model.lesions import Component, measure
-from core_model.localization import localize
+from core_model.localization import Searchable, localize, ranked_places
 from core_model.masks import Region, label_volume, paste, region_of
 from core_model.model import EncodedText
 from core_model.reading import (
@@ -40,6 +40,7 @@ from core_model.reading import (
     Localization,
     ModelIdentity,
     OrganReading,
+    Place,
     Reading,
     SliceReference,
     StudyEncoding,
@@ -211,12 +212,30 @@ class Reader:
         ------
         ValueError: if the text is blank, or another model made the encoding.
         """
+        self._check_encoding(encoding)
+        return localize(encoding, text, self.embed(text), by_slab=self.by_slab)
+
+    @property
+    def by_slab(self) -> bool:
+        """Whether slabs decide on the axial position (`core_model.localization.ranked_places`)."""
+        return self._model.separate
+
+    def places(self, study: Searchable, text: str, k: int) -> tuple[Place, ...]:
+        """The `k` best places of a text in a study, best first; the first is `localize`'s.
+
+        Raises
+        ------
+        ValueError: as `localize`, or if `k` is less than 1.
+        """
+        self._check_encoding(study.encoding)
+        return ranked_places(study, text, self.embed(text), k, by_slab=self.by_slab)
+
+    def _check_encoding(self, encoding: StudyEncoding) -> None:
         if encoding.model.digest != self.identity.digest:
             raise ValueError(
                 f"encoding was made by model {encoding.model.digest[:12]}, "
                 f"this is {self.identity.digest[:12]}; read the study again with this model"
             )
-        return localize(encoding, text, self.embed(text), by_slab=self._model.separate)
 
     def _organs(self, organ_mask: hd.Volume) -> tuple[OrganReading, ...]:
         counts = np.bincount(organ_mask.array.ravel(), minlength=len(organs()) + 1)
