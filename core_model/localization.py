@@ -55,6 +55,16 @@ class Searchable:
         mean = ndimage.uniform_filter(np.where(self.inside, cosine, 0.0), 3) / self._weight
         return np.where(self.inside, mean, np.float32(-1.0))
 
+    def neighbourhoods(self) -> Floats:
+        """(N, E) mean feature round each cell of the body, in the order of `inside`.
+
+        Its product with a text is what `smoothed` makes of the text's cosine: both are linear.
+        """
+        grid = np.zeros((*self.inside.shape, self._cells.shape[1]), dtype=np.float32)
+        grid[self.inside] = self._cells
+        mean: Floats = ndimage.uniform_filter(grid, (3, 3, 3, 1))[self.inside]
+        return mean / self._weight[self.inside][:, None]
+
     def slab_scores(self, embedding: Floats) -> Floats:
         """(d,) cosine of each slab with a unit vector (E,); -1 where a slab shows no body."""
         scores = self.encoding.slab_features @ embedding
@@ -128,8 +138,8 @@ def ranked_places(
             cell = _best(smooth, free)
             axial, score = float(cell[0]), float(cosine[cell])
             free &= ~_near(study.encoding, cell, apart_mm)
-        found = _localization(study.encoding, text, cell, axial, score, scores)
-        places.append(Place(len(places) + 1, found, slab_ends(study.encoding, cell)))
+        found = _localization(study.encoding, text, cell, axial, score=score, slab_scores=scores)
+        places.append(Place(len(places) + 1, found, _slab_ends(study.encoding, cell)))
     return tuple(places)
 
 
@@ -162,7 +172,15 @@ def _above_median(values: Floats, inside: npt.NDArray[np.bool_]) -> Floats:
     return np.where(inside, share, 0.0).astype(np.float32)
 
 
-def slab_ends(encoding: StudyEncoding, cell: Cell) -> tuple[PointLPS, PointLPS]:
+def place_at(study: Searchable, text: str, cell: Cell, score: float) -> Place:
+    """The place of one cell, chosen elsewhere; rank 1, and no slab scores."""
+    found = _localization(
+        study.encoding, text, cell, float(cell[0]), score=score, slab_scores=np.zeros(0, np.float32)
+    )
+    return Place(1, found, _slab_ends(study.encoding, cell))
+
+
+def _slab_ends(encoding: StudyEncoding, cell: Cell) -> tuple[PointLPS, PointLPS]:
     """The two ends of the slab of a cell along its normal, through the cell's centre; LPS mm."""
     ends = np.array([[cell[0] + half, cell[1], cell[2]] for half in (-0.5, 0.5)])
     low, high = encoding.grid.map_indices_to_reference(ends)
@@ -170,7 +188,7 @@ def slab_ends(encoding: StudyEncoding, cell: Cell) -> tuple[PointLPS, PointLPS]:
 
 
 def _localization(
-    encoding: StudyEncoding, text: str, cell: Cell, axial: float, score: float, slab_scores: Floats
+    encoding: StudyEncoding, text: str, cell: Cell, axial: float, *, score: float, slab_scores: Floats
 ) -> Localization:
     index = np.array([[axial, cell[1], cell[2]]], dtype=np.float64)
     position = encoding.grid.map_indices_to_reference(index)[0]
@@ -181,7 +199,7 @@ def _localization(
         slice=reference,
         slice_index=number,
         score=score,
-        organ=organ_at(encoding, cell),
+        organ=_organ_at(encoding, cell),
         slab_scores=slab_scores.astype(np.float32),
     )
 
@@ -241,7 +259,7 @@ def nearest_slice(
     return index, slices[index]
 
 
-def organ_at(encoding: StudyEncoding, cell: Cell) -> str:
+def _organ_at(encoding: StudyEncoding, cell: Cell) -> str:
     """Organ of a cell, or of the nearest cell that has one; empty if the study shows no organ."""
     labels = encoding.grid_organs
     value = int(labels[cell])

@@ -63,8 +63,9 @@ examples:
   sightline query results/encoding.safetensors "stone in the gallbladder"     at once
   sightline query CT_FOLDER "pleural effusion on the left" --json             reads the CT first"""
 _SERVE = """\
-Run the node: receive studies by C-STORE, read them, store the results back. With no FILE it
-listens on 127.0.0.1 port 11112 as SIGHTLINE and keeps results in its archive."""
+Run the node: receive studies by C-STORE, read them, store the results back, answer questions
+over HTTP. With no FILE it listens on 127.0.0.1, port 11112 as SIGHTLINE for DICOM and port 11113
+for questions, and keeps results in its archive."""
 _SERVE_EXAMPLES = """\
 a configuration that sends results to a PACS:
   ae_title = "SIGHTLINE"
@@ -78,7 +79,7 @@ a configuration that sends results to a PACS:
   address = "10.0.0.5"
   port = 104
   ae_title = "PACS\""""
-_CHECK = "Check configuration, archive, disk, checkpoint, port and peers (C-ECHO), one line each."
+_CHECK = "Check configuration, archive, disk, checkpoint, ports, token, peers (C-ECHO), one line each."
 _DEMO = """\
 Start a node and a small PACS on loopback, make a phantom study, send it, wait for SEG and SR,
 check them, ask one question, and show what was planted and what was found."""
@@ -132,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--matrix", type=int, metavar="N", help="rows and columns (default: 2 mm pixels)")
     serve = add("serve", "run the node", _SERVE, _SERVE_EXAMPLES, _serve)
     check = add("check", "is everything ready to serve?", _CHECK, "", _check)
+    serve.add_argument(
+        "--only",
+        action="append",
+        choices=("receiver", "reader", "service"),
+        metavar="ROLE",
+        help="run only this part: receiver, reader or service; may be given more than once",
+    )
     for sub in (serve, check):
         sub.add_argument("--config", type=Path, metavar="FILE", help="TOML; without it a safe default")
     read = add("read", "read one CT from disk", _READ, _READ_EXAMPLES, _read)
@@ -260,9 +268,10 @@ def _serve(given: argparse.Namespace) -> int:
     from dicom_node.config import load_config  # noqa: PLC0415
 
     config = load_config(given.config)
+    from dicom_node.processes import ROLES  # noqa: PLC0415
     from dicom_node.serve import run  # noqa: PLC0415
 
-    run(config)
+    run(config, roles=[role for role in ROLES if not given.only or role in given.only])
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +102,7 @@ def test_slabs_are_taken_best_first_and_apart(seed: int) -> None:
     layers = sorted(
         encoding.grid.map_reference_to_indices(np.array([p.found.position_lps_mm]))[0][0] for p in places
     )
-    assert all(b - a > 1.5 for a, b in zip(layers, layers[1:], strict=False))
+    assert all(b - a > 1.5 for a, b in pairwise(layers))
 
 
 def test_the_heat_map_is_one_at_the_first_place_and_zero_outside() -> None:
