@@ -41,6 +41,7 @@ examples:
   sightline query results/encoding.safetensors "hypodense lesion in the liver"
   sightline check --config node.toml           is everything ready?
   sightline serve --config node.toml           run the node
+  sightline status --config node.toml          which studies came, and how far they are
 
 exit status: 0 done, 1 a check or the demo failed, 2 bad input (one line says what and the cure)"""
 _PATH = "folder, zip or file of DICOM CT, or a NIfTI file (.nii, .nii.gz) in Hounsfield units"
@@ -80,6 +81,9 @@ a configuration that sends results to a PACS:
   port = 104
   ae_title = "PACS\""""
 _CHECK = "Check configuration, archive, disk, checkpoint, ports, token, peers (C-ECHO), one line each."
+_STATUS = """\
+The studies that came last: state, results, corrections that radiologists sent, and how many
+results and corrections are delivered, wait, or were given up (dead)."""
 _DEMO = """\
 Start a node and a small PACS on loopback, make a phantom study, send it, wait for SEG and SR,
 check them, ask one question, and show what was planted and what was found."""
@@ -285,6 +289,28 @@ def _check(given: argparse.Namespace) -> int:
     for result in results:
         print(f"{'ok  ' if result.ok else 'FAIL'} {result.name}: {result.message}")
     return 0 if all(result.ok for result in results) else 1
+
+
+def _status(given: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from dicom_node.archive import Archive  # noqa: PLC0415
+    from dicom_node.config import load_config  # noqa: PLC0415
+    from dicom_node.reading_tables import status_table  # noqa: PLC0415
+    from dicom_node.status import newest_studies  # noqa: PLC0415
+
+    if given.limit < 1:
+        raise SightlineError(f"--limit {given.limit}: must be 1 or more")
+    archive = Archive.open(load_config(given.config))
+    lines = newest_studies(archive, given.limit)
+    archive.index.close()
+    if given.json:
+        print(json.dumps([dataclasses.asdict(line) for line in lines]))
+    elif lines:
+        Console().print(status_table(lines, time.time()))
+    else:
+        print("no study has come yet")
+    return 0
 
 
 def _demo(given: argparse.Namespace) -> int:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 import dicom_node
-from dicom_node.service import routes_archive, routes_jobs, routes_queries, routes_studies
+from dicom_node.service import (
+    routes_archive,
+    routes_corrections,
+    routes_jobs,
+    routes_queries,
+    routes_studies,
+)
 from dicom_node.service.access import BODY_BYTES, Envelope
 from dicom_node.service.errors import add_error_handlers
 from dicom_node.service.parts import Parts
@@ -34,7 +40,7 @@ def create_app(parts: Parts, token: str | None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
-    for routes in (routes_studies, routes_queries, routes_archive, routes_jobs):
+    for routes in (routes_studies, routes_queries, routes_archive, routes_jobs, routes_corrections):
         app.include_router(routes.router, prefix=BASE)
     add_error_handlers(app)
     app.add_middleware(Envelope, token=token, body_limit=lambda path: _body_limit(path, parts))
@@ -43,4 +49,6 @@ def create_app(parts: Parts, token: str | None) -> FastAPI:
 
 def _body_limit(path: str, parts: Parts) -> int:
     """Most bytes of a request's body; more than the default only where a volume is sent."""
-    return parts.config.service.upload_mib << 20 if path == f"{BASE}/uploads" else BODY_BYTES
+    if path == f"{BASE}/uploads":
+        return parts.config.service.upload_mib << 20
+    return routes_corrections.MAX_BYTES if path.endswith("/corrections") else BODY_BYTES
