@@ -144,7 +144,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROLE",
         help="run only this part: receiver, reader or service; may be given more than once",
     )
-    for sub in (serve, check):
+    status = add("status", "which studies came, and how far they are", _STATUS, "", _status)
+    status.add_argument("--limit", type=int, default=20, metavar="N", help="how many studies (default: 20)")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    for sub in (serve, check, status):
         sub.add_argument("--config", type=Path, metavar="FILE", help="TOML; without it a safe default")
     read = add("read", "read one CT from disk", _READ, _READ_EXAMPLES, _read)
     read.add_argument("path", type=Path, metavar="PATH", help=_PATH)

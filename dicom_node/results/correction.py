@@ -38,7 +38,8 @@ _VERDICTS = {
     "accept": Code("accepted", "99SIGHTLINE", "Accepted"),
     "reject": Code("rejected", "99SIGHTLINE", "Rejected"),
 }
-NO_SEGMENT = "No segment is left in the segmentation that the observer sent."
+_SEGMENTATION = Code("segmentation", "99SIGHTLINE", "Segmentation sent by the observer")
+_EMPTY = Code("empty", "99SIGHTLINE", "No segment left")
 
 Verdict = Literal["accept", "reject"]
 
@@ -145,6 +146,7 @@ def corrected_segmentation(
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     segmentation.PatientName = origin.headers[0].PatientName
+    _say_utf8(segmentation, *(segment.name for segment in drawn))
     organization = origin.uid("dimensions")  # highdicom draws it at random; a repeat gives the same
     segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for item in segmentation.DimensionIndexSequence:
@@ -215,6 +217,15 @@ def corrected_report(
     ] = [_mark_group(mark, origin.key) for mark in marks]
     if segmentation is not None:
         groups += [_segment_group(s, n, segmentation, origin) for n, s in enumerate(drawn, start=1)]
+    if emptied:
+        groups.append(
+            sr.MeasurementsAndQualitativeEvaluations(
+                tracking_identifier=sr.TrackingIdentifier(
+                    uid=origin.uid("emptied"), identifier="segmentation"
+                ),
+                qualitative_evaluations=[sr.QualitativeEvaluation(name=_SEGMENTATION, value=_EMPTY)],
+            )
+        )
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(
             observer_person_context=sr.ObserverContext(
@@ -222,11 +233,11 @@ def corrected_report(
             )
         ),
         procedure_reported=codes.CT_UNSPECIFIED_BODY_REGION,
-        imaging_measurements=groups or None,
+        imaging_measurements=groups,
         title=codes.IMAGING_MEASUREMENT_REPORT,
         referenced_images=[origin.headers[len(origin.headers) // 2]],
     )
-    for text in (comment, NO_SEGMENT if emptied else "", f"{NOT_FOR_DIAGNOSIS}."):
+    for text in (comment, f"{NOT_FOR_DIAGNOSIS}."):
         if text:
             content[0].ContentSequence.append(
                 sr.TextContentItem(
@@ -255,7 +266,14 @@ def corrected_report(
         previous_versions=[origin.report],
     )
     report.PatientName = origin.headers[0].PatientName
+    _say_utf8(report, observer, comment, *(segment.name for segment in drawn))
     return report
+
+
+def _say_utf8(dataset: Dataset, *texts: str) -> None:
+    """Declare UTF-8 where a person's text needs it; the sources' headers may be ASCII."""
+    if not all(text.isascii() for text in texts):
+        dataset.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _mark_group(mark: MarkedFinding, key: str) -> sr.MeasurementsAndQualitativeEvaluations:

@@ -201,6 +201,6 @@ def test_a_defect_is_told_without_what_was_sent(
     assert answer.status_code == 500
     assert set(answer.json()) == {"error", "cure"}
     assert "RuntimeError at test_studies.py" in caplog.text
-    assert "route=/api/1/studies/{study_uid} status=500" in caplog.text
+    assert "studies/{study_uid} status=500" in caplog.text
     assert "Doe" not in answer.text + caplog.text
     assert STUDY not in "".join(r.getMessage() for r in caplog.records if r.name.startswith("dicom_node"))
