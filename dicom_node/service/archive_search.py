@@ -2,8 +2,9 @@
 
 Exact: every landmark of every study is compared, one matrix product per block, and the best per
 study counts. A graph index (usearch, hnswlib, faiss) finds single vectors faster but not the best
-*studies*, needs minutes to build, and takes as much memory again; its exact modes were slower
-than BLAS (README of ``benchmarks.archive_query``). Landmarks lie beside a study's results, so a
+*studies*, and has to be built at every start. Of exact searches over 1.28 million vectors of 64 numbers
+on one core, numpy's BLAS with the maximum per study took 63 ms, usearch's exact search in half
+precision 190 to 220 ms. Landmarks lie beside a study's results, so a
 start only reads them. Uploaded volumes are not part of the archive and not searched.
 """
 
