@@ -103,7 +103,10 @@ class ArchiveSearch:
     def keep_up(self, stop: threading.Event) -> None:
         """Add what is read until `stop` is set."""
         while not stop.is_set():
-            self.refresh(stop)
+            try:
+                self.refresh(stop)
+            except sa.exc.DBAPIError as error:  # the database is busy or away: the next round tries again
+                logger.warning("search is not up to date error=%s", in_words(error))
             stop.wait(POLL_SECONDS)
 
     def refresh(self, stop: threading.Event | None = None) -> int:

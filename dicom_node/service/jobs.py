@@ -58,6 +58,7 @@ class Jobs:
 
     def __init__(self, config: Config, archive: Archive) -> None:
         self.folder = archive.root / "jobs"
+        self._uploads = archive.root / "uploads"
         self._config = config
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._changed = threading.Condition()
@@ -71,6 +72,8 @@ class Jobs:
         """Begin to do jobs."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        for unfinished in self._uploads.glob("*.part"):  # of a reading that was cut off
+            shutil.rmtree(unfinished, ignore_errors=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from dicom_node.service.routes_studies import model_of
 router = APIRouter()
 
 
-@router.post("/query", responses=described(401, 413, 422))
+@router.post("/query", responses=described(400, 401, 413, 422))
 def query(parts: Shared, asked: AskedStudies) -> StudyHits:
     """The studies that a text is found in best, and where in each. Scores compare within one answer."""
     embedding = parts.texts.get(asked.text)

@@ -33,7 +33,9 @@ _BODY = {
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 
-@router.post("/studies/{study_uid}/mask", status_code=202, responses=described(401, 404, 409, 413, 422, 429))
+@router.post(
+    "/studies/{study_uid}/mask", status_code=202, responses=described(400, 401, 404, 409, 413, 422, 429)
+)
 def mask(parts: Shared, study_uid: Uid, asked: Asked) -> Job:
     """Draw what a text describes; the job's result is ``.seg.nrrd`` on the CT's grid."""
     held = catalogue.held(parts.archive, study_uid)

@@ -45,7 +45,7 @@ def searchable(parts: Parts, study_uid: str) -> Searchable:
     return study
 
 
-@router.post("/studies/{study_uid}/query", responses=described(401, 404, 409, 413, 422))
+@router.post("/studies/{study_uid}/query", responses=described(400, 401, 404, 409, 413, 422))
 def query(parts: Shared, study_uid: Uid, asked: AskedPlaces) -> Hits:
     """The best places of a text in a study, best first, none near a better one."""
     study = searchable(parts, study_uid)
@@ -57,7 +57,7 @@ def query(parts: Shared, study_uid: Uid, asked: AskedPlaces) -> Hits:
 @router.post(
     "/studies/{study_uid}/heatmap",
     response_class=NrrdResponse,
-    responses={**NRRD_FILE, **described(401, 404, 409, 413, 422)},
+    responses={**NRRD_FILE, **described(400, 401, 404, 409, 413, 422)},
 )
 def heatmap(parts: Shared, study_uid: Uid, asked: Asked) -> NrrdResponse:
     """How well every cell agrees with a text: 0 at the median of the body, 1 at the best cell; LPS, mm."""
