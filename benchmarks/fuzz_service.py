@@ -40,7 +40,7 @@ def fuzz(folder: Path, archive: Path, minutes: float, examples: int, checkpoint:
     with log.open("wb") as stream:
         service = subprocess.Popen(command, stderr=stream)
     try:
-        _wait(service, log)
+        wait_ready(service, log)
         token = (archive / "service.token").read_text(encoding="ascii").strip()
         before, rounds, end = resident_mib(service.pid), 0, time.monotonic() + 60 * minutes
         while time.monotonic() < end:
@@ -61,7 +61,8 @@ def fuzz(folder: Path, archive: Path, minutes: float, examples: int, checkpoint:
         service.wait(60)
 
 
-def _wait(service: subprocess.Popen[bytes], log: Path) -> None:
+def wait_ready(service: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the service whose log this is answers, or end the program with its log."""
     deadline = time.monotonic() + START_SECONDS
     while "service ready" not in log.read_text(encoding="utf-8"):
         if service.poll() is not None or time.monotonic() > deadline:

@@ -119,7 +119,7 @@ def test_marks_and_segmentation_become_valid_dicom(read: Stage, tmp_path: Path) 
         [str(s.SOPInstanceUID) for s in series()], combine_segments=True, assert_missing_frames_are_empty=True
     )
     assert (planes == labels.array).all()
-    assert [s.SegmentLabel for s in seg.SegmentSequence] == ["liver tumour 1", "renal tumour 2"]
+    assert [s.SegmentLabel for s in seg.SegmentSequence] == ["liver tumour 1", "renal mass 2"]
     assert [s.TrackingUID for s in seg.SegmentSequence] == [lesion_tracking_uid(KEY, n) for n in (1, 2)]
     assert {s.SegmentAlgorithmType for s in seg.SegmentSequence} == {"SEMIAUTOMATIC"}
     assert seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeValue == "126851005"
@@ -138,7 +138,9 @@ def test_marks_and_segmentation_become_valid_dicom(read: Stage, tmp_path: Path) 
     codes = [i.ConceptCodeSequence[0].CodeMeaning for i in content if i.ValueType == "CODE"]
     assert (codes.count("Accepted"), codes.count("Rejected")) == (1, 2)
     assert (codes.count("Present"), codes.count("Absent")) == (2, 0)  # kept, and turned round
-    volumes = [i.MeasuredValueSequence[0].NumericValue for i in content if i.ValueType == "NUM"]
+    numbers = [i for i in content if i.ValueType == "NUM"]
+    measured = [n for n in numbers if n.ConceptNameCodeSequence[0].CodeMeaning == "Volume"]
+    volumes = [n.MeasuredValueSequence[0].NumericValue for n in measured]
     expected = np.bincount(labels.array.ravel())[1:] * np.prod(labels.spacing) / 1000
     np.testing.assert_allclose([float(v) for v in volumes], expected, rtol=1e-3)
 
