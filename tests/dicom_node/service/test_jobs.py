@@ -59,7 +59,8 @@ def send(stage: Stage, content: bytes, series_uid: str | None = None) -> Any:
 def test_an_uploaded_ct_can_be_asked_as_any_study(working: Stage, orientation: str) -> None:
     volume, client = ct(orientation), working.client
     uid = f"1.2.826.0.{len(orientation)}.{ord(orientation[0])}"
-    answer = send(working, volume_nrrd(volume), uid)
+    content = volume_nrrd(volume)
+    answer = send(working, content, uid)
     assert answer.status_code == 202, answer.text
     job = over(client, answer.json())
     assert (job["state"], job["error"], job["progress"], job["kind"]) == ("done", None, 1.0, "upload")
@@ -83,7 +84,7 @@ def test_an_uploaded_ct_can_be_asked_as_any_study(working: Stage, orientation: s
         (array > 0).sum() * np.prod(volume.spacing) / 1000, rel=0.1
     )
     assert_refused(client.post(f"/studies/{study}/corrections", data={"correction": "{}"}), 409, "headers")
-    again = over(client, send(working, volume_nrrd(volume), uid).json())
+    again = over(client, send(working, content, uid).json())
     assert (again["state"], again["study"]) == ("done", study)
 
 
@@ -132,12 +133,12 @@ HOSTILE = {
     "flat directions": (header_of(VOLUME, **{"space directions": "(1,0,0) (2,0,0) (0,0,1)"}), "right angles"),
     "no length": (header_of(VOLUME, **{"space directions": "(0,0,0) (0,1,0) (0,0,1)"}), "millimetres"),
     "infinite": (header_of(VOLUME, **{"space directions": "(inf,0,0) (0,1,0) (0,0,1)"}), "usable"),
-    "metres": (header_of(VOLUME, **{"space directions": "(.001,0,0) (0,.001,0) (0,0,.001)"}), "millimetres"),
+    "metres": (header_of(VOLUME, **{"space directions": "(.001,0,0) (0,.001,0) (0,0,.001)"}), "0.001 x 0.001"),
     "huge": (header_of(VOLUME, sizes="100000 100000 100000"), "more than"),
     "negative": (header_of(VOLUME, sizes="-4 30 24"), "no voxels"),
     "two axes": (header_of(VOLUME, sizes="4 30"), "axes"),
     "type": (header_of(VOLUME, type="block"), "type"),
-    "small": (volume_nrrd(VOLUME[:4, :4, :4]), "organs are recognised"),
+    "small": (volume_nrrd(VOLUME[:4, :4, :4]), "only 32 x 32 x 32 mm"),
 }  # fmt: skip
 
 
