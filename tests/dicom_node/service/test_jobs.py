@@ -133,7 +133,7 @@ HOSTILE = {
     "flat directions": (header_of(VOLUME, **{"space directions": "(1,0,0) (2,0,0) (0,0,1)"}), "right angles"),
     "no length": (header_of(VOLUME, **{"space directions": "(0,0,0) (0,1,0) (0,0,1)"}), "millimetres"),
     "infinite": (header_of(VOLUME, **{"space directions": "(inf,0,0) (0,1,0) (0,0,1)"}), "usable"),
-    "metres": (header_of(VOLUME, **{"space directions": "(.001,0,0) (0,.001,0) (0,0,.001)"}), "0.001 x 0.001"),
+    "metres": (header_of(VOLUME, **{"space directions": "(.001,0,0) (0,.001,0) (0,0,.001)"}), "0.001 x"),
     "huge": (header_of(VOLUME, sizes="100000 100000 100000"), "more than"),
     "negative": (header_of(VOLUME, sizes="-4 30 24"), "no voxels"),
     "two axes": (header_of(VOLUME, sizes="4 30"), "axes"),
