@@ -7,6 +7,7 @@ FastAPI finds wrong by itself. Values that were sent are never repeated: they ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -86,5 +87,9 @@ def _in_words(problems: Sequence[Any]) -> str:
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route for the OpenAPI document: the error body for each status."""
-    return {status: {"model": ErrorBody} for status in statuses}
+    """`responses` of a route for the OpenAPI document: the error body for each status.
+
+    As content, not as a model: FastAPI would give a model the media type of the route's answer.
+    """
+    body = {"application/json": {"schema": ErrorBody.model_json_schema()}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": body} for status in statuses}

@@ -27,7 +27,7 @@ router = APIRouter()
 _BODY = {
     "requestBody": {
         "required": True,
-        "content": {NRRD: {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
