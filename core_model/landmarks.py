@@ -50,7 +50,7 @@ def landmarks(study: Searchable, *, by_slab: bool = False, most: int = MOST) -> 
     if not study.inside.any():
         raise ValueError("encoding shows no body; read the study again")
     if by_slab:
-        layers = np.flatnonzero(study.inside.any((1, 2)))
+        layers = np.flatnonzero(study.body_slabs)
         features = study.encoding.slab_features[layers].astype(np.float32)
         return Landmarks(features, tuple(_middle(study, int(layer)) for layer in layers))
     vectors = study.neighbourhoods()

@@ -44,6 +44,11 @@ class Searchable:
         stored = (encoding.grid_features, encoding.grid_organs, encoding.slab_features)
         self.nbytes = sum(int(array.nbytes) for array in (*own, *stored))
 
+    @property
+    def body_slabs(self) -> npt.NDArray[np.bool_]:
+        """(d,) bool, the slabs that show the body."""
+        return _any_in_plane(self.inside)
+
     def cosine(self, embedding: Floats) -> Floats:
         """(d, h, w) cosine of each cell with a unit vector (E,); -1 outside of the body."""
         cosine = np.full(self.inside.shape, -1.0, dtype=np.float32)
@@ -68,7 +73,7 @@ class Searchable:
     def slab_scores(self, embedding: Floats) -> Floats:
         """(d,) cosine of each slab with a unit vector (E,); -1 where a slab shows no body."""
         scores = self.encoding.slab_features @ embedding
-        return np.where(self.inside.any((1, 2)), scores, np.float32(-1.0))
+        return np.where(self.body_slabs, scores, np.float32(-1.0))
 
 
 def localize(encoding: StudyEncoding, text: str, embedding: Floats, *, by_slab: bool = False) -> Localization:
@@ -126,12 +131,12 @@ def ranked_places(
     places: list[Place] = []
     while len(places) < k and free.any():
         if by_slab:
-            open_slabs = np.where(free.any((1, 2)), scores, -np.inf)
+            open_slabs = np.where(_any_in_plane(free), scores, -np.inf)
             layer = int(open_slabs.argmax())
             free_here = np.zeros_like(free)
             free_here[layer] = free[layer]
             cell = _best(smooth, free_here)
-            axial = _between_slabs(scores, layer, free.any((1, 2)))
+            axial = _between_slabs(scores, layer, _any_in_plane(free))
             score = float(scores[layer])
             free[_near_layers(study.encoding, layer, apart_mm)] = False
         else:
@@ -159,7 +164,7 @@ def agreement(study: Searchable, embedding: Floats, *, by_slab: bool = False) ->
     share = _above_median(smooth, study.inside)
     if by_slab:
         scores = study.slab_scores(embedding)
-        share = share * _above_median(scores, study.inside.any((1, 2)))[:, None, None]
+        share *= _above_median(scores, study.body_slabs)[:, None, None]
     return share
 
 
@@ -202,6 +207,12 @@ def _localization(
         organ=_organ_at(encoding, cell),
         slab_scores=slab_scores.astype(np.float32),
     )
+
+
+def _any_in_plane(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """(d,) bool: whether a layer of (d, h, w) has a cell."""
+    layers: npt.NDArray[np.bool_] = np.logical_or.reduce(cells, axis=(1, 2))
+    return layers
 
 
 def _best(values: Floats, among: npt.NDArray[np.bool_]) -> Cell:

@@ -229,7 +229,7 @@ def corrected_report(
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(
             observer_person_context=sr.ObserverContext(
-                _PERSON, sr.PersonObserverIdentifyingAttributes(name=observer)
+                sr.CodedConcept.from_code(_PERSON), sr.PersonObserverIdentifyingAttributes(name=observer)
             )
         ),
         procedure_reported=codes.CT_UNSPECIFIED_BODY_REGION,

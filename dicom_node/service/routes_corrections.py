@@ -61,8 +61,7 @@ def correct(
     try:
         drawn, digest = None, ""
         if segmentation is not None:
-            digest = hashlib.file_digest(segmentation.file, "sha256").hexdigest()
-            segmentation.file.seek(0)
+            digest = _sha256(segmentation.file)
             geometry = ct_geometry(parts.archive, held.slices)
             drawn = tuple(_drawn(segmentation.file, geometry, held.key))
         row = corrections.keep_correction(
@@ -91,6 +90,15 @@ def correct(
         segmentation_sop_instance_uid=row.segmentation_sop_instance_uid,
         report_sop_instance_uid=row.report_sop_instance_uid,
     )
+
+
+def _sha256(file: BinaryIO) -> str:
+    """Hexadecimal digest of a file; it stands at its start afterwards."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    file.seek(0)
+    return digest.hexdigest()
 
 
 def _drawn(file: BinaryIO, geometry: hd.VolumeGeometry, key: str) -> list[DrawnSegment]:

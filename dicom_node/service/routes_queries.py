@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from fastapi import APIRouter, Response
 
@@ -16,7 +18,9 @@ from dicom_node.service.routes_studies import model_of
 
 router = APIRouter()
 NRRD = "application/x-nrrd"
-NRRD_FILE = {200: {"content": {NRRD: {"schema": {"type": "string", "format": "binary"}}}}}
+NRRD_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {NRRD: {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 
 class NrrdResponse(Response):
