@@ -139,8 +139,7 @@ class Reader:
                 f"slices has {len(slices)} entries, the volume has {volume.spatial_shape[0]} slices; "
                 "one for each is needed"
             )
-        if not np.isfinite(volume.array).all():
-            raise ValueError("volume holds values that are not finite; clean them to Hounsfield units first")
+        _refuse_not_finite(volume)
         clock = Clock(progress)
         upright = canonical(volume)
         with clock.stage("resample", 0.05):
@@ -181,6 +180,44 @@ class Reader:
                 device=describe_device(self.device, self.bf16),
             )
         return reading
+
+    def segment(self, volume: hd.Volume, text: str, *, progress: Progress | None = None) -> hd.Volume:
+        """Draw what a text describes: its text-conditioned mask, whatever organ it lies in.
+
+        The masks were trained on abnormalities; a text that names none of them may get any mask
+        or none. Lesions that were judged one by one are in `Reading.lesion_mask`.
+
+        Parameters
+        ----------
+        volume, progress: as `read`.
+        text: what to draw.
+
+        Returns
+        -------
+        uint8 Volume on exactly `volume`'s geometry, 1 where the text is, else 0.
+
+        Raises
+        ------
+        ValueError: as `read`, or if the text is blank.
+        """
+        _refuse_not_finite(volume)
+        clock = Clock(progress)
+        upright = canonical(volume)
+        with torch.inference_mode():
+            classifier = self._model.encode_text([text])
+        with clock.stage("resample", 0.05):
+            hu, geometry = to_model_grid(upright, self._model.config.spacing_mm)
+        with clock.stage("encode", 0.1):
+            features = encode_scan(self._model, hu, geometry, self.device, self.bf16)
+        with clock.stage("mask", 0.9), torch.inference_mode():
+            dense = features.dense[None].to(self.device)
+            logits = text_masks(dense, classifier.mask_weight, classifier.mask_bias)[0, 0].cpu()
+            probability = logits.sigmoid() * features.body
+            inside = (probability >= self.thresholds.mask).numpy()
+            drawn = np.zeros(upright.spatial_shape, dtype=bool)
+            if inside.any():
+                drawn = paste(probability, inside, features.geometry, upright, self.thresholds.mask)
+        return _like(upright.with_array(drawn.astype(np.uint8)), volume)
 
     def embed(self, text: str) -> npt.NDArray[np.float32]:
         """(E,) unit length embedding of a query.
@@ -226,7 +263,12 @@ class Reader:
                 f"encoding was made by model {encoding.model.digest[:12]}, "
                 f"this is {self.identity.digest[:12]}; read the study again with this model"
             )
-        return localize(encoding, text, self.embed(text), by_slab=self._model.separate)
+        return localize(encoding, text, self.embed(text), by_slab=self.by_slab)
+
+    @property
+    def by_slab(self) -> bool:
+        """Whether slabs decide on the axial position (`core_model.localization.ranked_places`)."""
+        return self._model.separate
 
     def _organs(self, organ_mask: hd.Volume) -> tuple[OrganReading, ...]:
         counts = np.bincount(organ_mask.array.ravel(), minlength=len(organs()) + 1)
@@ -400,6 +442,11 @@ class Reader:
             model=self.identity,
             series_instance_uid=series_instance_uid,
         )
+
+
+def _refuse_not_finite(volume: hd.Volume) -> None:
+    if not np.isfinite(volume.array).all():
+        raise ValueError("volume holds values that are not finite; clean them to Hounsfield units first")
 
 
 def _slices(volume: hd.Volume) -> tuple[SliceReference, ...]:

@@ -162,6 +162,22 @@ class Localization:
 
 
 @dataclass(frozen=True)
+class Place:
+    """One of several places where a text may be in one study.
+
+    Attributes
+    ----------
+    rank: 1 for the best.
+    found: the place as `Localization`.
+    slab_lps_mm: the two ends of the axial slab (grid layer) along its normal, through the position.
+    """
+
+    rank: int
+    found: Localization
+    slab_lps_mm: tuple[PointLPS, PointLPS]
+
+
+@dataclass(frozen=True)
 class Reading:
     """What the model says about one volume.
 

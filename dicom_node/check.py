@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,8 @@ from pathlib import Path
 from core_model.checkpoint import default_checkpoint, load_checkpoint
 from dicom_node.config import Config, Destination
 from dicom_node.delivery import echo
+from dicom_node.errors import SightlineError
+from dicom_node.service.access import read_token
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ def run_checks(config: Config) -> list[CheckResult]:
         ("archive", lambda: _archive(config)),
         ("disk", lambda: _disk(config)),
         ("checkpoint", lambda: _checkpoint(config)),
-        ("port", lambda: _port(config)),
+        ("port", lambda: _port("port", config.address, config.port)),
+        ("service", lambda: _service(config)),
         *_peers(config),
     ]
     return [_result(name, check) for name, check in checks]
@@ -96,18 +100,41 @@ def _checkpoint(config: Config) -> str:
     return f"{identity.name} {identity.version}, digest {identity.digest[:12]} verified"
 
 
-def _port(config: Config) -> str:
-    family = socket.AF_INET6 if ":" in config.address else socket.AF_INET
+def _port(key: str, address: str, port: int) -> str:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((config.address, config.port))
+            probe.bind((address, port))
         except OSError as error:
             raise _FailedCheckError(
-                f"port {config.port} on {config.address}: {error.strerror}; stop the program that "
+                f"{key} {port} on {address}: {error.strerror}; stop the program that "
                 "uses it (a node that runs already?) or choose another port"
             ) from error
-    return f"{config.port} on {config.address} is free"
+    return f"{port} on {address} is free"
+
+
+def _service(config: Config) -> str:
+    """Port, certificates, and the token where a file is named; without one the node draws it."""
+    settings = config.service
+    free = _port("service.port", settings.address, settings.port)
+    try:
+        if settings.token_file is not None:
+            read_token(settings.token_file)
+        if settings.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(settings.certificate, settings.key)
+            if settings.client_authority is not None:
+                context.load_verify_locations(settings.client_authority)
+    except SightlineError as error:
+        raise _FailedCheckError(error.message) from error
+    except OSError as error:
+        raise _FailedCheckError(
+            f"service.certificate, service.key or service.client_authority: {error.strerror or error}; "
+            "name PEM files that belong together"
+        ) from error
+    guard = "token" if settings.asks_token else "client certificate"
+    return f"{free}, asks for a {guard}"
 
 
 def _peers(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:

@@ -41,6 +41,7 @@ examples:
   sightline query results/encoding.safetensors "hypodense lesion in the liver"
   sightline check --config node.toml           is everything ready?
   sightline serve --config node.toml           run the node
+  sightline status --config node.toml          which studies came, and how far they are
 
 exit status: 0 done, 1 a check or the demo failed, 2 bad input (one line says what and the cure)"""
 _PATH = "folder, zip or file of DICOM CT, or a NIfTI file (.nii, .nii.gz) in Hounsfield units"
@@ -63,8 +64,9 @@ examples:
   sightline query results/encoding.safetensors "stone in the gallbladder"     at once
   sightline query CT_FOLDER "pleural effusion on the left" --json             reads the CT first"""
 _SERVE = """\
-Run the node: receive studies by C-STORE, read them, store the results back. With no FILE it
-listens on 127.0.0.1 port 11112 as SIGHTLINE and keeps results in its archive."""
+Run the node: receive studies by C-STORE, read them, store the results back, answer questions
+over HTTP. With no FILE it listens on 127.0.0.1, port 11112 as SIGHTLINE for DICOM and port 11113
+for questions, and keeps results in its archive."""
 _SERVE_EXAMPLES = """\
 a configuration that sends results to a PACS:
   ae_title = "SIGHTLINE"
@@ -78,7 +80,10 @@ a configuration that sends results to a PACS:
   address = "10.0.0.5"
   port = 104
   ae_title = "PACS\""""
-_CHECK = "Check configuration, archive, disk, checkpoint, port and peers (C-ECHO), one line each."
+_CHECK = "Check configuration, archive, disk, checkpoint, ports, token, peers (C-ECHO), one line each."
+_STATUS = """\
+The studies that came last: state, results, corrections that radiologists sent, and how many
+results and corrections are delivered, wait, or were given up (dead)."""
 _DEMO = """\
 Start a node and a small PACS on loopback, make a phantom study, send it, wait for SEG and SR,
 check them, ask one question, and show what was planted and what was found."""
@@ -132,7 +137,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--matrix", type=int, metavar="N", help="rows and columns (default: 2 mm pixels)")
     serve = add("serve", "run the node", _SERVE, _SERVE_EXAMPLES, _serve)
     check = add("check", "is everything ready to serve?", _CHECK, "", _check)
-    for sub in (serve, check):
+    serve.add_argument(
+        "--only",
+        action="append",
+        choices=("receiver", "reader", "service"),
+        metavar="ROLE",
+        help="run only this part: receiver, reader or service; may be given more than once",
+    )
+    status = add("status", "which studies came, and how far they are", _STATUS, "", _status)
+    status.add_argument("--limit", type=int, default=20, metavar="N", help="how many studies (default: 20)")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    for sub in (serve, check, status):
         sub.add_argument("--config", type=Path, metavar="FILE", help="TOML; without it a safe default")
     read = add("read", "read one CT from disk", _READ, _READ_EXAMPLES, _read)
     read.add_argument("path", type=Path, metavar="PATH", help=_PATH)
@@ -260,9 +275,10 @@ def _serve(given: argparse.Namespace) -> int:
     from dicom_node.config import load_config  # noqa: PLC0415
 
     config = load_config(given.config)
+    from dicom_node.processes import ROLES  # noqa: PLC0415
     from dicom_node.serve import run  # noqa: PLC0415
 
-    run(config)
+    run(config, roles=[role for role in ROLES if not given.only or role in given.only])
     return 0
 
 
@@ -276,6 +292,28 @@ def _check(given: argparse.Namespace) -> int:
     for result in results:
         print(f"{'ok  ' if result.ok else 'FAIL'} {result.name}: {result.message}")
     return 0 if all(result.ok for result in results) else 1
+
+
+def _status(given: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from dicom_node.archive import Archive  # noqa: PLC0415
+    from dicom_node.config import load_config  # noqa: PLC0415
+    from dicom_node.reading_tables import status_table  # noqa: PLC0415
+    from dicom_node.status import newest_studies  # noqa: PLC0415
+
+    if given.limit < 1:
+        raise SightlineError(f"--limit {given.limit}: must be 1 or more")
+    archive = Archive.open(load_config(given.config))
+    lines = newest_studies(archive, given.limit)
+    archive.index.close()
+    if given.json:
+        print(json.dumps([dataclasses.asdict(line) for line in lines]))
+    elif lines:
+        Console().print(status_table(lines, time.time()))
+    else:
+        print("no study has come yet")
+    return 0
 
 
 def _demo(given: argparse.Namespace) -> int:

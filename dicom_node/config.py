@@ -11,6 +11,12 @@ the file are the attributes of `Config`; tables are the dataclasses it is made o
     calling_ae_titles = ["PACS"]
     archive = "/var/lib/sightline"
 
+    [service]
+    address = "0.0.0.0"
+    token_file = "service.token"
+    certificate = "node.crt"
+    key = "node.key"
+
     [[destination]]
     name = "pacs"
     address = "10.0.0.5"
@@ -97,6 +103,67 @@ class ResultSettings:
 
 
 @dataclass(frozen=True)
+class ServiceSettings:
+    """The query service, `dicom_node.service`: the ``[service]`` table.
+
+    Attributes
+    ----------
+    address: IP address to listen on; anything but loopback needs `token_file` or `client_authority`.
+    port: TCP port to listen on.
+    token_file: file whose one line every request has to bring as ``Authorization: Bearer ...``.
+        None: ``service.token`` in the archive, drawn at random at the first start.
+    certificate, key: PEM files, for HTTPS; both or none.
+    client_authority: PEM file of the authorities whose certificates clients must show. Where
+        only this is set, and no `token_file`, no token is asked for.
+    cache_mib: memory for the encodings that queries have loaded, MiB.
+    upload_mib: largest volume that is taken, MiB on the wire.
+    queue: how many jobs may wait; more are refused until one is done.
+    kept_results: how many results of finished jobs stay on disk, the newest.
+    """
+
+    address: str = "127.0.0.1"
+    port: int = 11113
+    token_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    client_authority: Path | None = None
+    cache_mib: int = 512
+    upload_mib: int = 1024
+    queue: int = 8
+    kept_results: int = 64
+
+    def __post_init__(self) -> None:
+        _check_port("service.port", self.port)
+        for name in ("cache_mib", "upload_mib", "queue", "kept_results"):
+            _check_positive(f"service.{name}", getattr(self, name))
+        if (self.certificate is None) != (self.key is None):
+            missing = "service.key" if self.key is None else "service.certificate"
+            raise SightlineError(f"{missing} is missing; HTTPS needs service.certificate and service.key")
+        if self.client_authority is not None and self.certificate is None:
+            raise SightlineError(
+                "service.client_authority needs HTTPS; set service.certificate and service.key too"
+            )
+        guarded = self.token_file is not None or self.client_authority is not None
+        if not _is_loopback("service.address", self.address) and not guarded:
+            raise SightlineError(
+                f"service.address = {self.address!r} is not loopback; set service.token_file or "
+                "service.client_authority, so that not anyone can ask"
+            )
+
+    @property
+    def asks_token(self) -> bool:
+        """Whether requests need a bearer token; not where only client certificates are asked for."""
+        return self.token_file is not None or self.client_authority is None
+
+    def relative_to(self, folder: Path) -> ServiceSettings:
+        """The same with paths relative to the configuration file's folder."""
+        names = ("token_file", "certificate", "key", "client_authority")
+        given = {name: getattr(self, name) for name in names}
+        paths = {name: folder / path.expanduser() for name, path in given.items() if path is not None}
+        return dataclasses.replace(self, **paths)
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that can be set. The defaults are safe on one machine: loopback only.
 
@@ -115,7 +182,7 @@ class Config:
     checkpoint: folder of the model's checkpoint; None means the shipped one.
     device: e.g. ``"cuda:0"`` or ``"cpu"``; None means CUDA where there is any.
     log_level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"`` or ``"ERROR"``.
-    results, delivery: see `ResultSettings` and `DeliverySettings`.
+    results, delivery, service: see `ResultSettings`, `DeliverySettings` and `ServiceSettings`.
     destinations: the ``[[destination]]`` tables; none means results stay in the archive.
     """
 
@@ -134,6 +201,7 @@ class Config:
     log_level: str = "INFO"
     results: ResultSettings = field(default_factory=ResultSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    service: ServiceSettings = field(default_factory=ServiceSettings)
     destinations: tuple[Destination, ...] = field(default=(), metadata={"key": "destination"})
 
     def __post_init__(self) -> None:
@@ -197,7 +265,12 @@ def load_config(path: Path | None) -> Config:
         raise SightlineError(f"{path}: {error}") from None
     here = path.absolute().parent
     checkpoint = None if config.checkpoint is None else here / config.checkpoint.expanduser()
-    return dataclasses.replace(config, archive=here / config.archive.expanduser(), checkpoint=checkpoint)
+    return dataclasses.replace(
+        config,
+        archive=here / config.archive.expanduser(),
+        checkpoint=checkpoint,
+        service=config.service.relative_to(here),
+    )
 
 
 def _from_table(cls: type[T], table: dict[str, Any], prefix: str) -> T:
@@ -259,11 +332,14 @@ def _check_positive(key: str, value: float) -> None:
 
 def _check_listening(address: str, calling_ae_titles: tuple[str, ...]) -> None:
     """Only loopback may be open to anyone (our choice: AE titles are no secret, but a first fence)."""
-    try:
-        loopback = ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        raise SightlineError(f"address = {address!r}: must be an IP address such as 127.0.0.1") from None
-    if not loopback and not calling_ae_titles:
+    if not _is_loopback("address", address) and not calling_ae_titles:
         raise SightlineError(
             f"address = {address!r} is not loopback; list the peers that may connect in calling_ae_titles"
         )
+
+
+def _is_loopback(key: str, address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        raise SightlineError(f"{key} = {address!r}: must be an IP address such as 127.0.0.1") from None

@@ -24,7 +24,7 @@ from pynetdicom.association import Association
 from dicom_node.archive import Archive
 from dicom_node.config import Config, DeliverySettings, Destination
 from dicom_node.index import Delivery, ReadingRow, Result
-from dicom_node.readings import results_folder
+from dicom_node.readings import REPORT_RANK, results_folder
 
 logger = logging.getLogger(__name__)
 
@@ -233,14 +233,17 @@ class Courier:
 
 
 def stored_back_at(archive: Archive, key: str) -> float | None:
-    """When the last result of a reading arrived at its last destination; None if not all are there."""
+    """When the last result of a reading arrived at its last destination; None if not all are there.
+
+    Corrections, which persons send later, do not count.
+    """
     with archive.index.reading() as session:
         if session.get(ReadingRow, key) is None:
             return None
         rows = session.scalars(
             sa.select(Delivery)
             .join(Result, Result.sop_instance_uid == Delivery.sop_instance_uid)
-            .where(Result.reading_key == key)
+            .where(Result.reading_key == key, Result.rank <= REPORT_RANK)
         ).all()
     if not rows or any(row.delivered_at is None for row in rows):
         return None

@@ -47,6 +47,9 @@ quiet_seconds = 2.0
 [delivery]
 retry_seconds = 1.0
 
+[service]
+port = {free_port()}
+
 [[destination]]
 name = "demo-pacs"
 address = "127.0.0.1"

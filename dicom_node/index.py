@@ -43,7 +43,7 @@ class Instance(Base):
     sop_instance_uid: Mapped[str] = mapped_column(UID, unique=True)
     sop_class_uid: Mapped[str] = mapped_column(UID)
     study_instance_uid: Mapped[str] = mapped_column(UID, index=True)
-    series_instance_uid: Mapped[str] = mapped_column(UID)
+    series_instance_uid: Mapped[str] = mapped_column(UID, index=True)
     transfer_syntax_uid: Mapped[str] = mapped_column(UID)
     is_ct: Mapped[bool]
     sha256: Mapped[str] = mapped_column(sa.String(64))
@@ -144,6 +144,38 @@ class Delivery(Base):
     delivered_at: Mapped[float | None]
 
 
+class Upload(Base):
+    """A volume that was sent to the query service and read; it has no DICOM headers.
+
+    `study_instance_uid` is made up from its content and the model, so that the same volume is
+    the same study; `key` names its folder; `series_instance_uid` is what the sender calls it.
+    """
+
+    __tablename__ = "upload"
+    study_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    key: Mapped[str] = mapped_column(sa.String(64))
+    series_instance_uid: Mapped[str | None] = mapped_column(UID, index=True)
+    images: Mapped[int]
+    uploaded_at: Mapped[float]
+    finished_at: Mapped[float]
+
+
+class CorrectionRow(Base):
+    """A radiologist's correction of a reading; its SEG (if any) and SR are results of that reading.
+
+    `marks` are finding index and verdict as they came; who corrected is only in the SR.
+    """
+
+    __tablename__ = "correction"
+    id: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    reading_key: Mapped[str] = mapped_column(sa.ForeignKey("reading.key"), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(UID, index=True)
+    received_at: Mapped[float]
+    marks: Mapped[list[dict[str, Any]]] = mapped_column(sa.JSON)
+    segmentation_sop_instance_uid: Mapped[str | None] = mapped_column(UID)
+    report_sop_instance_uid: Mapped[str] = mapped_column(UID)
+
+
 class Index:
     """The database behind the tables. Safe to share between threads; one per process.
 
@@ -163,6 +195,9 @@ class Index:
         try:
             with self._writer.begin() as connection:
                 Base.metadata.create_all(connection)
+                for table in Base.metadata.sorted_tables:
+                    for index in table.indexes:  # create_all adds none to tables that were there before
+                        index.create(connection, checkfirst=True)
                 versions = connection.scalars(sa.select(Schema.version)).all()
                 if not versions:
                     connection.execute(sa.insert(Schema).values(version=SCHEMA_VERSION))

@@ -74,7 +74,7 @@ def load_nifti(path: Path) -> LoadedNifti:
             f"{path}: the image data is cut off or damaged ({type(error).__name__}); copy the file again"
         ) from error
     array = np.nan_to_num(array, copy=False, nan=AIR_HU, posinf=_MAX_HU, neginf=AIR_HU)
-    _refuse_values(path, array)
+    refuse_values(path, array)
     try:
         as_stored = hd.Volume(
             np.maximum(array, AIR_HU, out=array),
@@ -86,7 +86,7 @@ def load_nifti(path: Path) -> LoadedNifti:
         raise SightlineError(
             f"{path}: its axes are not at right angles (sheared affine); resample it to a regular grid"
         ) from error
-    _refuse_geometry(path, as_stored.get_geometry())
+    refuse_geometry(path, as_stored.get_geometry())
     volume = as_stored.to_patient_orientation(CANONICAL_ORIENTATION)
     volume = volume.with_array(np.ascontiguousarray(volume.array))
     return LoadedNifti(volume, _slices(volume), as_stored.get_geometry())
@@ -109,26 +109,38 @@ def _refuse_shape(path: Path, image: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def _refuse_geometry(path: Path, geometry: hd.VolumeGeometry) -> None:
+def refuse_geometry(name: Path | str, geometry: hd.VolumeGeometry) -> None:
+    """Refuse a grid that is no CT of a body part in millimetres.
+
+    Raises
+    ------
+    SightlineError: beginning with `name`.
+    """
     low, high = _SPACING_MM
     if not all(low <= s <= high for s in geometry.spacing):
         raise SightlineError(
-            f"{path}: voxels of {' x '.join(f'{s:.4g}' for s in geometry.spacing)}; a CT in millimetres "
+            f"{name}: voxels of {' x '.join(f'{s:.4g}' for s in geometry.spacing)}; a CT in millimetres "
             f"has {low} to {high} along every axis"
         )
     extent = [n * s for n, s in zip(geometry.spatial_shape, geometry.spacing, strict=True)]
     if min(geometry.spatial_shape) < MIN_SLICES or min(extent) < MIN_EXTENT_MM:
         raise SightlineError(
-            f"{path}: only {' x '.join(f'{e:.0f}' for e in extent)} mm; organs are recognised from "
+            f"{name}: only {' x '.join(f'{e:.0f}' for e in extent)} mm; organs are recognised from "
             f"{MIN_SLICES} slices and {MIN_EXTENT_MM:.0f} mm on"
         )
 
 
-def _refuse_values(path: Path, array: npt.NDArray[np.float32]) -> None:
+def refuse_values(name: Path | str, array: npt.NDArray[np.float32]) -> None:
+    """Refuse values that are no CT in Hounsfield units.
+
+    Raises
+    ------
+    SightlineError: beginning with `name`.
+    """
     low, high = float(array.min()), float(array.max())
     if low > _MUST_HOLD_BELOW_HU or high > _MAX_HU:
         raise SightlineError(
-            f"{path}: values run from {low:g} to {high:g}; a CT in Hounsfield units is needed "
+            f"{name}: values run from {low:g} to {high:g}; a CT in Hounsfield units is needed "
             "(air -1000, fat -100, water 0)"
         )
 

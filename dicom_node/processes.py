@@ -1,8 +1,8 @@
-"""The node's two processes, each of which can also run alone: the receiver and the reader.
+"""The node's processes, each of which can also run alone: the receiver, the reader and the service.
 
 They share nothing but the archive. Run one alone with
-``python -m dicom_node.processes receiver --config FILE`` (or ``reader``), under any process
-manager; `dicom_node.serve` runs both. Here are also the things a process needs once: log
+``python -m dicom_node.processes receiver --config FILE`` (or ``reader``, ``service``), under any
+process manager; `dicom_node.serve` runs all of them. Here are also the things a process needs once: log
 lines and a clean end.
 """
 
@@ -105,7 +105,14 @@ def run_reader(config: Config, stop: threading.Event, say_ready: SayReady) -> No
     logger.info("reader stopped")
 
 
-ROLES = {"receiver": run_receiver, "reader": run_reader}
+def run_query_service(config: Config, stop: threading.Event, say_ready: SayReady) -> None:
+    """Answer queries over HTTP until `stop` is set; raises as `dicom_node.service.run.run_service`."""
+    from dicom_node.service.run import run_service  # noqa: PLC0415  the receiver must not pay for torch
+
+    run_service(config, stop, say_ready)
+
+
+ROLES = {"receiver": run_receiver, "reader": run_reader, "service": run_query_service}
 
 
 def run_role(role: str, config: Config, say_ready: SayReady) -> None:

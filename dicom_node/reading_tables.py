@@ -1,4 +1,4 @@
-"""A reading and a localization as tables for a terminal.
+"""A reading, a localization and the state of a node as tables for a terminal.
 
 Only builds them; `dicom_node.cli` prints. The machine-readable forms are ``reading.json``
 and ``sightline query --json``.
@@ -6,13 +6,18 @@ and ``sightline query --json``.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from core_model.abnormality import abnormality
 from core_model.anatomy import organ
 from core_model.reading import Localization, Reading
+
+if TYPE_CHECKING:
+    from dicom_node.status import Line
 
 
 def reading_tables(reading: Reading) -> list[Table]:
@@ -88,3 +93,33 @@ def localization_document(found: Localization) -> dict[str, Any]:
         "score": round(float(found.score), 6),
         "organ": found.organ,
     }
+
+
+def status_table(lines: Sequence[Line], now: float) -> Table:
+    """Studies of a node, one a line; `now` in seconds since the epoch."""
+    table = _table(
+        f"{len(lines)} studies", "study", "last image", "state", "results", "corrections", "delivered"
+    )
+    for line in lines:
+        sent = f"{line.delivered} of {line.delivered + line.pending + line.dead}"
+        table.add_row(
+            line.study_instance_uid,
+            f"{_age(now - line.last_image_at)} ago",
+            line.state if line.reason is None else f"{line.state}: {escape(line.reason)}",
+            str(line.results),
+            str(line.corrections),
+            f"{sent}, {line.dead} given up" if line.dead else sent,
+        )
+    return table
+
+
+def _age(seconds: float) -> str:
+    """A duration in its largest unit.
+
+    >>> _age(90), _age(7300), _age(200000)
+    ('1 min', '2 h', '2 d')
+    """
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"

@@ -33,7 +33,8 @@ from dicom_node.series_pixels import LoadedSeries, load_series
 logger = logging.getLogger(__name__)
 
 # A receiver that opens the report at once must find the segments that it refers to.
-_RANK = {LESIONS: 0, ORGANS: 0, REPORT: 1}
+REPORT_RANK = 1
+_RANK = {LESIONS: 0, ORGANS: 0, REPORT: REPORT_RANK}
 
 
 class CanRead(Protocol):

@@ -1,7 +1,7 @@
-"""The supervisor: runs the receiver and the reader as child processes and keeps them running.
+"""The supervisor: runs receiver, reader and query service as child processes and keeps them running.
 
 Neither receives nor reads; it only starts, watches, restarts with growing pauses, and ends
-both cleanly on SIGTERM or SIGINT. Children are spawned, not forked: a fork of a process with
+all cleanly on SIGTERM or SIGINT. Children are spawned, not forked: a fork of a process with
 threads can deadlock, and CUDA does not survive one.
 """
 
@@ -119,7 +119,7 @@ def run(
     Parameters
     ----------
     config: of the node.
-    roles: which processes, of ``"receiver"`` and ``"reader"``.
+    roles: which processes, of ``"receiver"``, ``"reader"`` and ``"service"``.
     stop: ends the node when set; signals and logging are left alone then, so that a program
         with a main thread of its own can run a node in another thread.
     ready: set once every role is up.

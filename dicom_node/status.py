@@ -1,4 +1,4 @@
-"""How far a study has come: what the index knows of it, for people and for the demo.
+"""How far studies have come: what the index knows of them, for people and for the demo.
 
 Only looks; decides and changes nothing.
 """
@@ -9,11 +9,83 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from dicom_node.archive import Archive
 from dicom_node.delivery import stored_back_at
-from dicom_node.index import Generation, ReadingRow
-from dicom_node.readings import results_folder
+from dicom_node.index import CorrectionRow, Delivery, Generation, ReadingRow, Result, Study
+from dicom_node.readings import REPORT_RANK, results_folder
+
+
+@dataclass(frozen=True)
+class Line:
+    """A study in one line. Times are seconds since the epoch.
+
+    Attributes
+    ----------
+    study_instance_uid: of the study.
+    last_image_at: when its last CT image came.
+    state, reason: of its newest complete state (`dicom_node.index.Generation`); ``receiving`` before.
+    results: DICOM objects that the node made of it.
+    corrections: how many a radiologist sent.
+    delivered, pending, dead: deliveries, of results and corrections, to all destinations.
+    """
+
+    study_instance_uid: str
+    last_image_at: float
+    state: str
+    reason: str | None
+    results: int
+    corrections: int
+    delivered: int
+    pending: int
+    dead: int
+
+
+def newest_studies(archive: Archive, limit: int) -> tuple[Line, ...]:
+    """The studies that came last, newest first."""
+    with archive.index.reading() as session:
+        studies = session.scalars(sa.select(Study).order_by(Study.last_ct_at.desc()).limit(limit)).all()
+        return tuple(_line(session, study) for study in studies)
+
+
+def _line(session: Session, study: Study) -> Line:
+    uid = study.study_instance_uid
+    newest = session.scalar(
+        sa.select(Generation)
+        .where(Generation.study_instance_uid == uid)
+        .order_by(Generation.number.desc())
+        .limit(1)
+    )
+    receiving = study.waiting or newest is None
+    corrections = (
+        sa.select(sa.func.count()).select_from(CorrectionRow).where(CorrectionRow.study_instance_uid == uid)
+    )
+    results = (
+        sa.select(sa.func.count())
+        .select_from(Result)
+        .join(ReadingRow, ReadingRow.key == Result.reading_key)
+        .where(ReadingRow.study_instance_uid == uid, Result.rank <= REPORT_RANK)
+    )
+    rows = session.execute(
+        sa.select(Delivery.state, sa.func.count())
+        .join(Result, Result.sop_instance_uid == Delivery.sop_instance_uid)
+        .join(ReadingRow, ReadingRow.key == Result.reading_key)
+        .where(ReadingRow.study_instance_uid == uid)
+        .group_by(Delivery.state)
+    )
+    deliveries = {state: int(count) for state, count in rows}
+    return Line(
+        study_instance_uid=uid,
+        last_image_at=study.last_ct_at,
+        state="receiving" if receiving or newest is None else newest.state,
+        reason=None if receiving or newest is None else newest.reason,
+        results=session.scalar(results) or 0,
+        corrections=session.scalar(corrections) or 0,
+        delivered=deliveries.get("delivered", 0),
+        pending=deliveries.get("pending", 0),
+        dead=deliveries.get("dead", 0),
+    )
 
 
 @dataclass(frozen=True)

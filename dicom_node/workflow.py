@@ -11,9 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +23,7 @@ from dicom_node.completeness import complete_studies
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.index import Generation
+from dicom_node.words import in_words
 
 logger = logging.getLogger(__name__)
 
@@ -183,17 +182,6 @@ class Workflow:
 def _workflow_id(generation: Generation) -> str:
     """From the idempotency key; with the generation, so that a failed reading can be tried anew."""
     return f"read-{generation.reading_key}-{generation.id}"
-
-
-def in_words(error: BaseException) -> str:
-    """An error for the log: ours by its message, others by kind and place.
-
-    The text of other errors may quote values of a data set, and so a patient's name.
-    """
-    if isinstance(error, SightlineError):
-        return str(error)
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -114,6 +114,8 @@ def write_config(config: Config, path: Path) -> Path:
         f"quiet_seconds = {config.quiet_seconds}",
         f'log_level = "{config.log_level}"',
         f"reserve_gib = {config.reserve_gib}",
+        "[service]",
+        f"port = {config.service.port}",
         "[delivery]",
         f"retry_seconds = {config.delivery.retry_seconds}",
     ]

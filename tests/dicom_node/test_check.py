@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from pathlib import Path
 
 import pytest
 
 from dicom_node.check import CheckResult, run_checks
-from dicom_node.config import Config, Destination
+from dicom_node.config import Config, Destination, ServiceSettings
 from tests.dicom_node.network import Pacs, free_port
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return Config(port=free_port(), archive=tmp_path / "archive", reserve_gib=0.0)
+    service = ServiceSettings(port=free_port())
+    return Config(port=free_port(), archive=tmp_path / "archive", reserve_gib=0.0, service=service)
 
 
 def by_name(config: Config) -> dict[str, CheckResult]:
@@ -28,10 +30,10 @@ def test_a_sound_node_passes_everything_and_leaves_nothing_behind(config: Config
     pacs = Pacs(free_port())
     peer = Destination("pacs", "127.0.0.1", pacs.port, "PACS")
     with pacs.listening():
-        results = run_checks(Config(port=config.port, archive=config.archive, destinations=(peer,)))
+        results = run_checks(dataclasses.replace(config, destinations=(peer,)))
     assert [result for result in results if not result.ok] == []
     names = [result.name for result in results]
-    assert names == ["configuration", "archive", "disk", "checkpoint", "port", "destination pacs"]
+    assert names == ["configuration", "archive", "disk", "checkpoint", "port", "service", "destination pacs"]
     assert list(config.archive.parent.iterdir()) == []
 
 
@@ -66,3 +68,16 @@ def test_a_folder_that_is_no_checkpoint_is_reported(tmp_path: Path, config: Conf
     results = by_name(Config(port=config.port, archive=config.archive, checkpoint=tmp_path))
     assert not results["checkpoint"].ok
     assert "model.safetensors" in results["checkpoint"].message
+
+
+def test_a_service_without_its_token_or_certificate_is_reported(tmp_path: Path, config: Config) -> None:
+    absent = tmp_path / "absent"
+    for settings, word in (
+        ({"token_file": absent}, "service.token_file"),
+        ({"certificate": absent, "key": absent}, "service.certificate"),
+    ):
+        service = dataclasses.replace(config.service, **settings)
+        results = by_name(dataclasses.replace(config, service=service))
+        assert not results["service"].ok
+        assert word in results["service"].message
+        assert results["port"].ok

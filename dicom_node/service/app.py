@@ -1,0 +1,54 @@
+"""The FastAPI application: routers, errors, envelope. Not the server (`dicom_node.service.run`)."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+import dicom_node
+from dicom_node.service import (
+    routes_archive,
+    routes_corrections,
+    routes_jobs,
+    routes_queries,
+    routes_studies,
+)
+from dicom_node.service.access import BODY_BYTES, Envelope
+from dicom_node.service.errors import add_error_handlers
+from dicom_node.service.parts import Parts
+
+BASE = "/api/1"
+_ABOUT = """Ask a Sightline node: which studies it has read, what it found, and where a text is.
+Positions are LPS in mm. Research software, not a medical device."""
+
+
+def create_app(parts: Parts, token: str | None) -> FastAPI:
+    """The service as an ASGI application.
+
+    Parameters
+    ----------
+    parts: what answers are made of; whoever made them also closes them.
+    token: that every request but for ``/api/1/health`` has to bring; None asks for none.
+    """
+    app = FastAPI(
+        title="Sightline",
+        summary="A DICOM node that reads CT and can be asked",
+        description=_ABOUT,
+        version=dicom_node.__version__,
+        openapi_url=f"{BASE}/openapi.json",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    for routes in (routes_studies, routes_queries, routes_archive, routes_jobs, routes_corrections):
+        app.include_router(routes.router, prefix=BASE)
+    add_error_handlers(app)
+    app.add_middleware(Envelope, token=token, body_limit=lambda path: _body_limit(path, parts))
+    return app
+
+
+def _body_limit(path: str, parts: Parts) -> int:
+    """Most bytes of a request's body; more than the default only where a volume is sent."""
+    if path == f"{BASE}/uploads":
+        return parts.config.service.upload_mib << 20
+    return routes_corrections.MAX_BYTES if path.endswith("/corrections") else BODY_BYTES

@@ -1,0 +1,126 @@
+"""Encodings in memory, of studies and of texts: each loaded once, the least recently asked dropped first.
+
+Studies are bounded by bytes, not by number: a whole body takes ten times the memory of a liver.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from core_model.encoding_file import EncodingError, load_encoding
+from core_model.localization import Searchable
+from dicom_node.reading_files import ENCODING
+from dicom_node.service.catalogue import Held
+from dicom_node.service.errors import ApiError
+
+MAX_TEXTS = 256
+
+Embed = Callable[[str], npt.NDArray[np.float32]]
+
+
+class TextCache:
+    """Embeddings of the last texts: a client asks for the hits and the heat map of one text.
+
+    Parameters
+    ----------
+    embed: what makes an embedding; raises ValueError where a text holds nothing to look for.
+    """
+
+    def __init__(self, embed: Embed) -> None:
+        self._embed = embed
+        self._kept: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, text: str) -> npt.NDArray[np.float32]:
+        """(E,) unit length embedding.
+
+        Raises
+        ------
+        ApiError: 422, there is nothing in the text to look for.
+        """
+        with self._lock:
+            if text in self._kept:
+                self._kept.move_to_end(text)
+                return self._kept[text]
+        try:
+            made = self._embed(text)
+        except ValueError:
+            raise ApiError(
+                422, "body.text: there is nothing in it to look for", "name what to find"
+            ) from None
+        with self._lock:
+            self._kept[text] = made
+            while len(self._kept) > MAX_TEXTS:
+                self._kept.popitem(last=False)
+        return made
+
+
+class EncodingCache:
+    """Safe to share between threads; two that ask for one study at once load it once.
+
+    Parameters
+    ----------
+    max_bytes: memory for all encodings together; one that alone is larger is used and not kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[str, Searchable] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._loading: dict[str, threading.Lock] = {}
+        self.loads = 0
+
+    def get(self, held: Held) -> Searchable:
+        """The encoding of a study, ready to be asked.
+
+        Raises
+        ------
+        ApiError: 409, its file is missing or damaged.
+        """
+        with self._lock:
+            found = self._found(held.key)
+            if found is not None:
+                return found
+            gate = self._loading.setdefault(held.key, threading.Lock())
+        with gate:
+            with self._lock:
+                found = self._found(held.key)
+            if found is None:
+                found = self._load(held)
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that is taken now."""
+        return self._bytes
+
+    def _found(self, key: str) -> Searchable | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def _load(self, held: Held) -> Searchable:
+        try:
+            loaded = Searchable(load_encoding(held.folder / ENCODING))
+        except EncodingError:
+            raise ApiError(
+                409, "the stored encoding of the study is missing or damaged", "send the study again"
+            ) from None
+        finally:
+            with self._lock:
+                self._loading.pop(held.key, None)
+        with self._lock:
+            self.loads += 1
+            if loaded.nbytes <= self._max_bytes:
+                self._kept[held.key] = loaded
+                self._bytes += loaded.nbytes
+            while self._bytes > self._max_bytes:
+                _, dropped = self._kept.popitem(last=False)
+                self._bytes -= dropped.nbytes
+        return loaded

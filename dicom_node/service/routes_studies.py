@@ -1,0 +1,66 @@
+"""Paths that say what the node knows: health, worklist, a study, its reading."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+import dicom_node
+from dicom_node.reading_files import READING
+from dicom_node.service import catalogue
+from dicom_node.service.errors import ApiError, described
+from dicom_node.service.models import Health, Model, ReadingDocument, Studies, Study, Uid
+from dicom_node.service.parts import Parts, Shared
+
+router = APIRouter()
+
+
+def model_of(parts: Parts) -> Model:
+    """The model that answers."""
+    identity = parts.reader.identity
+    return Model(name=identity.name, version=identity.version, digest=identity.digest)
+
+
+@router.get("/health")
+def health(parts: Shared) -> Health:
+    """Who is there; needs no token."""
+    return Health(version=dicom_node.__version__, model=model_of(parts))
+
+
+@router.get("/studies", responses=described(401, 422))
+def studies(
+    parts: Shared,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+) -> Studies:
+    """The worklist: studies that came over the DICOM network, newest images first."""
+    total, found = catalogue.page(parts.archive, limit, offset)
+    return Studies(total=total, studies=found)
+
+
+@router.get("/studies/{study_uid}", responses=described(401, 404, 422))
+def study(parts: Shared, study_uid: Uid) -> Study:
+    """One study, or uploaded volume."""
+    return catalogue.study(parts.archive, study_uid)
+
+
+@router.get("/series/{series_uid}", responses=described(401, 404, 422))
+def series(parts: Shared, series_uid: Uid) -> Study:
+    """The study that holds a series; its `series_instance_uid` says which one is read."""
+    return catalogue.study_of_series(parts.archive, series_uid)
+
+
+@router.get(
+    "/studies/{study_uid}/reading",
+    response_model=ReadingDocument,
+    responses=described(401, 404, 409, 422),
+)
+def reading(parts: Shared, study_uid: Uid) -> Response:
+    """The reading of the newest generation that is read."""
+    held = catalogue.held(parts.archive, study_uid)
+    try:
+        document = (held.folder / READING).read_bytes()
+    except OSError:
+        raise ApiError(409, "the stored reading of the study is missing", "send the study again") from None
+    return Response(document, media_type="application/json")
