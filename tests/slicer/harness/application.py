@@ -32,11 +32,10 @@ from tests.slicer.harness.widgets import register_widgets
 
 VIEWS = (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal"))
 LOGICS = {
-    "volumes": slicer.vtkSlicerVolumesLogic,
-    "segmentations": slicer.vtkSlicerSegmentationsModuleLogic,
-    "markups": slicer.vtkSlicerMarkupsLogic,
-    "subjecthierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
-    "terminologies": slicer.vtkSlicerTerminologiesModuleLogic,
+    "Volumes": slicer.vtkSlicerVolumesLogic,
+    "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic,
+    "Markups": slicer.vtkSlicerMarkupsLogic,
+    "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
 }
 
 
@@ -62,7 +61,8 @@ class Application:
         crosshair.SetCrosshairName("default")
         crosshair.SetSingletonTag("default")
         self.scene.AddNode(crosshair)
-        self.modules = {name: self._module_logic(kind) for name, kind in LOGICS.items()}
+        self.scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, self._list_in_hierarchy)
+        self.modules = {name.lower(): self._module_logic(name, kind) for name, kind in LOGICS.items()}
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
         self.dicom = DicomDatabase()
         self._stand_in()
@@ -71,10 +71,19 @@ class Application:
             for name, orientation in VIEWS
         }
 
-    def _module_logic(self, kind):
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _list_in_hierarchy(self, _scene, _event, node) -> None:
+        """Give a data node its item in the subject hierarchy, as the application's plugins do."""
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
+        if hierarchy is not None and node.IsA("vtkMRMLDisplayableNode") and not node.GetHideFromEditors():
+            hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+    def _module_logic(self, name: str, kind):
         logic = kind()
         logic.SetMRMLScene(self.scene)
         logic.SetMRMLApplicationLogic(self.logic)
+        # Displayable managers find the logic of their module by this name.
+        self.logic.SetModuleLogic(name, logic)
         return logic
 
     def _stand_in(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from PySide6 import QtCore
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Run the event loop until `condition` holds.
 
     Raises

@@ -53,6 +53,7 @@ class qMRMLNodeComboBox(qt.QComboBox):
     noneEnabled = qt.Property(bool, _getNoneEnabled, _setNoneEnabled)
     addEnabled = qt.Property(bool, _flag, _ignored)
     removeEnabled = qt.Property(bool, _flag, _ignored)
+    showChildNodeTypes = qt.Property(bool, _flag, _ignored)
 
     def setMRMLScene(self, scene):
         if self._scene is scene:
@@ -69,7 +70,8 @@ class qMRMLNodeComboBox(qt.QComboBox):
         self.addItem("None", "")
         for kind in self._classes:
             for node in slicer.util.getNodesByClass(kind):
-                if not node.GetHideFromEditors():
+                # As with showChildNodeTypes off: label maps are no volumes here.
+                if node.GetClassName() == kind and not node.GetHideFromEditors():
                     self.addItem(node.GetName(), node.GetID())
         self.setCurrentNode(before)
         self.blockSignals(False)
