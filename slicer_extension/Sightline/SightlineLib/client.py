@@ -137,7 +137,9 @@ class Client:
 
     def cancelJob(self, identifier: str) -> Call:
         """Tell the server that nobody waits any more."""
-        return self._call("DELETE", f"/jobs/{_quoted(identifier)}", lambda _answer: None, lambda _failure: None)
+        return self._call(
+            "DELETE", f"/jobs/{_quoted(identifier)}", lambda _answer: None, lambda _failure: None
+        )
 
     def correct(
         self,
@@ -152,9 +154,7 @@ class Client:
         if segNrrd is not None:
             parts.append(("segmentation", "correction.seg.nrrd", NRRD, segNrrd))
         path = f"/studies/{_quoted(studyUid)}/corrections"
-        return self._call(
-            "POST", path, onDone, onFailed, _multipart(parts), patienceS=UPLOAD_PATIENCE_S
-        )
+        return self._call("POST", path, onDone, onFailed, _multipart(parts), patienceS=UPLOAD_PATIENCE_S)
 
     def _call(
         self,

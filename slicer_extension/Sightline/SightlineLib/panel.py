@@ -340,9 +340,7 @@ class Panel:
         self.results.lesionsEdited = False
         self._showCorrection()
         self._say(
-            _("Your correction is stored; its report is {uid}.").format(
-                uid=answer["report_sop_instance_uid"]
-            )
+            _("Your correction is stored; its report is {uid}.").format(uid=answer["report_sop_instance_uid"])
         )
 
     # What is shown

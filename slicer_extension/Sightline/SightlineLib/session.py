@@ -128,7 +128,9 @@ class Session:
         """Greet the server anew and see whether it accepts the token."""
         self.cancel()
         self._greeted = False
-        self._withServer(lambda: self._run(_("Testing the token"), self._client.worklist, self._tell.onTested))
+        self._withServer(
+            lambda: self._run(_("Testing the token"), self._client.worklist, self._tell.onTested)
+        )
 
     def open(self) -> None:
         """Find the CT on the server and bring its findings and lesions."""
@@ -146,7 +148,11 @@ class Session:
 
         def get() -> None:
             self._run(
-                _("Loading the organs"), self._client.segmentation, self._tell.onOrgans, self._studyUid, "organs"
+                _("Loading the organs"),
+                self._client.segmentation,
+                self._tell.onOrgans,
+                self._studyUid,
+                "organs",
             )
 
         self._withStudy(get)
@@ -265,12 +271,14 @@ class Session:
             self._tell.onHits(text, answer["hits"])
             if wanted.heatMap:
                 self._run(
-                    _("Loading the heat map"), self._client.heatMap, self._tell.onHeatMap, self._studyUid, text
+                    _("Loading the heat map"),
+                    self._client.heatMap,
+                    self._tell.onHeatMap,
+                    self._studyUid,
+                    text,
                 )
             if wanted.mask:
-                self._run(
-                    _("Outlining"), self._client.startMask, self._onMaskStarted, self._studyUid, text
-                )
+                self._run(_("Outlining"), self._client.startMask, self._onMaskStarted, self._studyUid, text)
             self._bringReading()
 
         self._run(_("Asking"), self._client.query, answered, self._studyUid, text, HIT_COUNT)

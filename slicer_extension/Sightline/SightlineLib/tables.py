@@ -37,7 +37,12 @@ class HitTable:
         self._table.clearContents()
         self._table.rowCount = len(hits)
         for row, hit in enumerate(hits):
-            texts = (str(hit["rank"]), words(hit["organ"]), f"{hit['score']:.2f}", str(hit["slice_index"] + 1))
+            texts = (
+                str(hit["rank"]),
+                words(hit["organ"]),
+                f"{hit['score']:.2f}",
+                str(hit["slice_index"] + 1),
+            )
             _putRow(self._table, row, texts)
         # The first row may be the current one already, and would not be told then.
         self._table.setCurrentCell(0 if hits else -1, 0)

@@ -93,7 +93,8 @@ class Application:
         slicer.modules = SimpleNamespace(
             **{name: SimpleNamespace(logic=lambda logic=logic: logic) for name, logic in self.modules.items()}
         )
-        settings = QtCore.QSettings(str(Path(self.folder.name) / "slicer.ini"), QtCore.QSettings.IniFormat)
+        settings_file = str(Path(self.folder.name) / "slicer.ini")
+        self.settings = QtCore.QSettings(settings_file, QtCore.QSettings.Format.IniFormat)
         layout = SimpleNamespace(
             sliceViewNames=lambda: list(self.views), mrmlSliceLogics=self.logic.GetSliceLogics
         )
@@ -102,7 +103,7 @@ class Application:
             applicationLogic=lambda: self.logic,
             mrmlScene=lambda: self.scene,
             layoutManager=lambda: layout,
-            userSettings=lambda: settings,
+            userSettings=lambda: self.settings,
             testingEnabled=lambda: True,
         )
         slicer.__path__.append(str(HERE / "standins" / "slicer_python"))

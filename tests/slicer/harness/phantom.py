@@ -57,7 +57,8 @@ def grid(
     spacing: float = 5.0,
 ) -> Grid:
     """A grid that covers the phantom; axis a of the voxels runs along LPS axis ``order[a]``."""
-    extents = np.array([340.0, 260.0, 160.0])
+    # Turned, the longest side may lie along any axis.
+    extents = np.array([340.0, 260.0, 160.0]) if rotation is None else np.full(3, 340.0)
     directions = np.zeros((3, 3))
     for axis, (along, sign) in enumerate(zip(order, signs, strict=True)):
         directions[along, axis] = sign

@@ -176,7 +176,10 @@ class ContractServer:
     def _routes(self) -> list[tuple[str, Callable[..., tuple[int, Any]]]]:
         return [
             (r"GET /health", lambda _r: (200, self.health)),
-            (r"GET /studies\?limit=\d+&offset=\d+", lambda _r: (200, {"total": 1, "studies": [self.study()]})),
+            (
+                r"GET /studies\?limit=\d+&offset=\d+",
+                lambda _r: (200, {"total": 1, "studies": [self.study()]}),
+            ),
             (r"GET /series/([^/]+)", self._series),
             (r"GET /studies/([^/]+)/reading", lambda _r, uid: self._of(uid, self.reading)),
             (r"POST /studies/([^/]+)/query", self._query),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.slicer.harness.application import Application
@@ -10,7 +12,9 @@ _APPLICATION = pytest.StashKey[Application]()
 
 
 def pytest_configure(config):
-    config.stash[_APPLICATION] = Application()
+    application = Application()
+    application.load_module("Sightline")
+    config.stash[_APPLICATION] = application
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +25,31 @@ def application(request) -> Application:
 
 @pytest.fixture
 def scene(application):
-    """An empty scene."""
+    """An empty scene and a user who has set nothing yet."""
     application.close_scene()
+    application.settings.clear()
     yield application.scene
     application.close_scene()
+
+
+@pytest.fixture
+def raised(monkeypatch):
+    """What slots have raised: Qt prints it and goes on, so a test must look."""
+    seen: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda _kind, error, _trace: seen.append(error))
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def _nothing_raised(raised):
+    yield
+    assert raised == []
+
+
+@pytest.fixture
+def widget(application, scene):
+    """The module's widget, opened."""
+    opened = application.open_module(sys.modules["Sightline"])
+    yield opened
+    opened.cleanup()
+    opened.parent.deleteLater()
