@@ -50,6 +50,7 @@ class Panel:
         ui.tokenLine.text = self.settings.token
         ui.observerLine.text = self.settings.observerName
         ui.consentFrame.visible = False
+        ui.seriesLabel.visible = False
         self._onActivity("", None)
         self._suggest()
         self._showCorrection()
@@ -139,6 +140,7 @@ class Panel:
         self._hitTable.fill([])
         self._findingTable.fill([], presentOnly=False)
         self.ui.consentFrame.visible = False
+        self.ui.seriesLabel.visible = False
         self._say("")
         self._showCorrection()
 
@@ -311,11 +313,7 @@ class Panel:
             None,
             volumes.seriesInstanceUid(self.volume),
         )
-        self.ui.seriesLabel.text = (
-            _("The server read another series of this study; outlines are on that one's slices.")
-            if other
-            else ""
-        )
+        self.ui.seriesLabel.visible = other
 
     def _onHits(self, text: str, hits: list[dict[str, Any]]) -> None:
         # What was shown for the question before would be taken for this one's.

@@ -173,6 +173,7 @@ def _prepare(table, headers: list[str]) -> None:
     table.columnCount = len(headers)
     table.setHorizontalHeaderLabels(headers)
     table.verticalHeader().setVisible(False)
+    table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     table.horizontalHeader().setStretchLastSection(True)
 
 

@@ -45,6 +45,8 @@ class Application:
     One per process: ``slicer`` and the Qt application are global by nature.
     """
 
+    extension = EXTENSION
+
     def __init__(self, view_size: int = 256) -> None:
         self.qt = QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
         # As in Slicer: the proxy of the system, which a client on loopback must not use.

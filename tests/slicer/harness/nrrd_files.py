@@ -34,18 +34,18 @@ class Segment:
 def volume_file(values: np.ndarray, of: Grid, extra: tuple[str, ...] = ()) -> bytes:
     """A gzip-encoded NRRD of (k, j, i) values, LPS."""
     kind = {"float32": "float", "uint8": "uint8", "int16": "int16"}[values.dtype.name]
-    directions = " ".join("(%r,%r,%r)" % tuple(map(float, of.ijk_to_lps[:3, axis])) for axis in range(3))
+    directions = " ".join(_vector(of.ijk_to_lps[:3, axis]) for axis in range(3))
     lines = (
         "NRRD0005",
         f"type: {kind}",
         "dimension: 3",
         "space: left-posterior-superior",
-        "sizes: %d %d %d" % of.shape,
+        f"sizes: {' '.join(map(str, of.shape))}",
         f"space directions: {directions}",
         "kinds: domain domain domain",
         "endian: little",
         "encoding: gzip",
-        "space origin: (%r,%r,%r)" % tuple(map(float, of.ijk_to_lps[:3, 3])),
+        f"space origin: {_vector(of.ijk_to_lps[:3, 3])}",
         *extra,
     )
     return ("\n".join(lines) + "\n\n").encode() + gzip.compress(values.tobytes())
@@ -86,3 +86,7 @@ def read_volume(content: bytes) -> tuple[np.ndarray, Grid]:
     raw = gzip.decompress(data) if fields["encoding"] == "gzip" else data
     values = np.frombuffer(raw, dtype=TYPES[fields["type"]]).reshape(shape[::-1])
     return values, Grid(matrix, shape)
+
+
+def _vector(values: np.ndarray) -> str:
+    return f"({','.join(str(float(value)) for value in values)})"
