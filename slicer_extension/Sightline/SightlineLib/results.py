@@ -138,7 +138,9 @@ class Results:
                 self.lesionsEdited = False
             node = self.find(role)
             if node is not None:
-                slicer.mrmlScene.RemoveNode(node)
+                displays = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+                for each in [*displays, node]:
+                    slicer.mrmlScene.RemoveNode(each)
 
     def find(self, role: str):
         """The node of a role, None if it is not in the scene."""

@@ -63,7 +63,9 @@ class Application:
         crosshair.SetCrosshairName("default")
         crosshair.SetSingletonTag("default")
         self.scene.AddNode(crosshair)
+        self.logic.SetModuleLogic("Colors", self.logic.GetColorLogic())
         self.scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, self._list_in_hierarchy)
+        self.scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._take_from_hierarchy)
         self.modules = {name.lower(): self._module_logic(name, kind) for name, kind in LOGICS.items()}
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
         self.dicom = DicomDatabase()
@@ -79,6 +81,15 @@ class Application:
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
         if hierarchy is not None and node.IsA("vtkMRMLDisplayableNode") and not node.GetHideFromEditors():
             hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _take_from_hierarchy(self, _scene, _event, node) -> None:
+        """Remove the item of a node that goes, as the application's plugins do."""
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
+        if hierarchy is not None and node.IsA("vtkMRMLDisplayableNode"):
+            item = hierarchy.GetItemByDataNode(node)
+            if item:
+                hierarchy.RemoveItem(item, False, False)
 
     def _module_logic(self, name: str, kind):
         logic = kind()

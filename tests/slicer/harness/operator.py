@@ -5,7 +5,7 @@ Not a test: it says what a person would see. Widgets are read as PySide6 has the
 
 from __future__ import annotations
 
-from PySide6 import QtCore, QtTest, QtWidgets
+from PySide6 import QtCore, QtTest
 
 from tests.slicer.harness.waiting import wait_until
 
@@ -23,7 +23,6 @@ class Operator:
         widget.parent.resize(480, 900)
         widget.parent.show()
         widget.parent.activateWindow()
-        QtWidgets.QApplication.setActiveWindow(widget.parent)
         self.ui.addressLine.setText(url)
         self.ui.tokenLine.setText(token)
 

@@ -59,8 +59,10 @@ class qMRMLNodeComboBox(qt.QComboBox):
         if self._scene is scene:
             return
         self._scene = scene
-        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent):
-            scene.AddObserver(event, lambda *_: self._fill())
+        events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent)
+        tags = [scene.AddObserver(event, lambda *_: self._fill()) for event in events]
+        # The scene outlives the widget.
+        self.destroyed.connect(lambda: [scene.RemoveObserver(tag) for tag in tags])
         self._fill()
 
     def _fill(self):
