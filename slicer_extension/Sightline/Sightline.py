@@ -61,7 +61,6 @@ class SightlineWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, *_event):
         self.panel.session.cancel()
-        self.panel.results.close()
         self.panel.setParameterNode(None)
 
     def cleanup(self):

@@ -36,7 +36,7 @@ class Panel:
     def __init__(self, root, ui, patienceS: int) -> None:
         self.ui = ui
         self.settings = Settings()
-        self.results = Results(self._onLesionsEdited)
+        self.results = Results()
         self.session = Session(self._listener(), patienceS)
         self.hits: list[dict[str, Any]] = []
         self._reading: dict[str, Any] | None = None
@@ -78,7 +78,6 @@ class Panel:
         ui.unmarkButton.clicked.connect(self.onUnmark)
         ui.forgetButton.clicked.connect(self.onForgetHistory)
         ui.correctButton.clicked.connect(self.onCorrect)
-        ui.commentLine.textChanged.connect(lambda _text: self._showCorrection())
 
     def _listener(self) -> Listener:
         return Listener(
@@ -114,11 +113,12 @@ class Panel:
             self._guiTag = parameters.connectGui(self.ui)
             self._observerTag = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onParameters)
         self._onParameters()
+        # The user may come from the Segment Editor.
+        self._showCorrection()
 
     def close(self) -> None:
         """Stop everything; nothing may call back into a form that is gone."""
         self.session.cancel()
-        self.results.close()
         self.setParameterNode(None)
 
     def _onParameters(self, *_event) -> None:
@@ -221,7 +221,10 @@ class Panel:
             correction = correctionDocument(
                 self.ui.observerLine.text, self._findingTable.marks, self.ui.commentLine.text
             )
-            segNrrd = self.results.lesionBytes() if self.results.lesionsEdited else None
+            edited = self.results.lesionsEdited
+            if not (edited or correction["marks"] or correction["comment"]):
+                raise ValueError(_("There is nothing to send: mark a finding, edit outlines or comment."))
+            segNrrd = self.results.lesionBytes() if edited else None
         except (ValueError, RuntimeError) as error:
             self._onFailure(Failure("here", str(error)))
             return
@@ -268,9 +271,6 @@ class Panel:
             return
         self.results.jump(self.volume, position)
         self._say(words(finding["abnormality"]))
-
-    def _onLesionsEdited(self) -> None:
-        self._showCorrection()
 
     # What comes from the server
 
@@ -335,7 +335,7 @@ class Panel:
         self._showCorrection()
 
     def _onCorrected(self, answer: dict[str, Any]) -> None:
-        self.results.lesionsEdited = False
+        self.results.lesionsSent()
         self._showCorrection()
         self._say(
             _("Your correction is stored; its report is {uid}.").format(uid=answer["report_sop_instance_uid"])
@@ -359,9 +359,7 @@ class Panel:
         self.ui.correctionLabel.text = _("{count} findings marked; lesion outlines {outlines}.").format(
             count=len(marks), outlines=outlines
         )
-        self.ui.correctButton.enabled = self._reading is not None and bool(
-            marks or self.results.lesionsEdited or self.ui.commentLine.text.strip()
-        )
+        self.ui.correctButton.enabled = self._reading is not None
 
 
 def loadForm(path: str):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import slicer
@@ -23,25 +23,24 @@ HEAT_COLOURS = "vtkMRMLColorTableNodeWarm1"
 HEAT_FROM = 0.5
 HEAT_OPACITY = 0.4
 MASK_COLOUR = (0.1, 0.9, 0.9)
-EDITS = (
-    slicer.vtkSegmentation.SegmentAdded,
-    slicer.vtkSegmentation.SegmentRemoved,
-    slicer.vtkSegmentation.SourceRepresentationModified,
-)
 
 
 class Results:
-    """The nodes that this module has put into the scene for one CT.
+    """The nodes that this module has put into the scene for one CT."""
 
-    Parameters
-    ----------
-    onEdited: is called when the user changes the lesions.
-    """
+    def __init__(self) -> None:
+        self._lesionsAsSent: dict[str, tuple[str, int]] = {}
 
-    def __init__(self, onEdited: Callable[[], None]) -> None:
-        self._onEdited = onEdited
-        self._watched: list[tuple[object, int]] = []
-        self.lesionsEdited = False
+    @property
+    def lesionsEdited(self) -> bool:
+        """Whether the user has changed the lesions since they came, or were sent."""
+        node = self.find(LESIONS)
+        return node is not None and _state(node) != self._lesionsAsSent
+
+    def lesionsSent(self) -> None:
+        """What the lesions are now is known to the server."""
+        node = self.find(LESIONS)
+        self._lesionsAsSent = {} if node is None else _state(node)
 
     def jump(self, volumeNode, positionLps: Sequence[float]) -> None:
         """Take all slice views to a place, with the CT in them."""
@@ -100,12 +99,8 @@ class Results:
 
     def showLesions(self, volumeNode, segNrrd: bytes | None) -> None:
         """Draw the lesions, to be corrected; None where the server found none."""
-        self._unwatch()
-        node = self._segmentation(LESIONS, _("Sightline lesions"), volumeNode, segNrrd)
-        self.lesionsEdited = False
-        segmentation = node.GetSegmentation()
-        for event in EDITS:
-            self._watched.append((segmentation, segmentation.AddObserver(event, self._edited)))
+        self._segmentation(LESIONS, _("Sightline lesions"), volumeNode, segNrrd)
+        self.lesionsSent()
 
     def showOrgans(self, volumeNode, segNrrd: bytes) -> None:
         """Draw the organs."""
@@ -133,13 +128,11 @@ class Results:
     def hide(self, *roles: str) -> None:
         """Take nodes of some roles out of the scene."""
         for role in roles:
-            if role == LESIONS:
-                self._unwatch()
-                self.lesionsEdited = False
             node = self.find(role)
             if node is not None:
                 displays = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
-                for each in [*displays, node]:
+                # The node first: without its display the slice logic would give it a new one.
+                for each in [node, *displays]:
                     slicer.mrmlScene.RemoveNode(each)
 
     def find(self, role: str):
@@ -148,19 +141,6 @@ class Results:
             if node.GetAttribute(ROLE_ATTRIBUTE) == role:
                 return node
         return None
-
-    def close(self) -> None:
-        """Stop watching; the nodes stay in the scene."""
-        self._unwatch()
-
-    def _edited(self, *_event) -> None:
-        self.lesionsEdited = True
-        self._onEdited()
-
-    def _unwatch(self) -> None:
-        for watched, tag in self._watched:
-            watched.RemoveObserver(tag)
-        self._watched = []
 
     def _node(self, role: str, kind: str, name: str, volumeNode):
         node = self.find(role)
@@ -191,6 +171,21 @@ def worldRas(volumeNode, positionLps: Sequence[float]) -> tuple[float, float, fl
     toWorld = vtk.vtkGeneralTransform()
     parent.GetTransformToWorld(toWorld)
     return tuple(toWorld.TransformPoint(point))
+
+
+def _state(segmentationNode) -> dict[str, tuple[str, int]]:
+    """Name and time of change of each segment, by identifier; drawing changes the time.
+
+    Events of the segmentation are no help: after a file was read some edits send none.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    state = {}
+    for index in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(index)
+        labels = segment.GetRepresentation(segmentation.GetSourceRepresentationName())
+        time = 0 if labels is None else labels.GetMTime()
+        state[segmentation.GetNthSegmentID(index)] = (segment.GetName(), time)
+    return state
 
 
 def _putBeside(node, volumeNode) -> None:

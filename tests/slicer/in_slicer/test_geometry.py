@@ -106,7 +106,7 @@ def test_nothing_of_the_patient_goes_up(scene):
 def test_a_place_is_in_the_middle_of_every_view(application, scene, order, sign, angle):
     scene.Clear(False)
     volume = phantom.add_volume(grid_of(order, sign, angle, 10.0))
-    place = Results(lambda: None)
+    place = Results()
     place.jump(volume, phantom.LESION.centre)
     for view in application.views.values():
         assert view.centre_ras() == pytest.approx(np.array(phantom.LESION.centre) * RAS_FROM_LPS, abs=1e-3)
@@ -117,7 +117,7 @@ def test_a_place_is_in_the_middle_of_every_view(application, scene, order, sign,
 def test_a_heat_map_is_hottest_at_the_lesion(scene, order, sign, angle):
     scene.Clear(False)
     grid = grid_of(order, sign, angle, 8.0)
-    results = Results(lambda: None)
+    results = Results()
     results.showHeatMap(phantom.add_volume(grid), heat(grid))
     node = results.find(nodes.HEAT_MAP)
     values = slicer.util.arrayFromVolume(node)
@@ -134,7 +134,7 @@ def test_a_heat_map_is_hottest_at_the_lesion(scene, order, sign, angle):
 def test_an_outline_is_round_the_lesion(scene, order, sign, angle):
     scene.Clear(False)
     grid = grid_of(order, sign, angle, 5.0)
-    results = Results(lambda: None)
+    results = Results()
     lesion = segment_file([Segment("lesion", phantom.mask(grid, phantom.LESION))], grid)
     results.showMask(phantom.add_volume(grid), lesion)
     node = results.find(nodes.MASK)
@@ -147,7 +147,7 @@ def picture_of_liver(application, grid):
     """The axial view through the middle of the liver, with its mask, and where the mask's colour is."""
     volume = phantom.add_volume(grid)
     red = application.views["Red"]
-    results = Results(lambda: None)
+    results = Results()
     results.showOrgans(volume, liver(grid))
     results.find(nodes.ORGANS).GetDisplayNode().SetOpacity2DFill(1.0)
     red.node.SetFieldOfView(400, 400, 1)
@@ -191,7 +191,7 @@ def test_a_transform_of_the_ct_holds_for_what_is_found(application, scene):
     moved.RotateX(20)
     transform.SetMatrixTransformToParent(moved.GetMatrix())
     volume.SetAndObserveTransformNodeID(transform.GetID())
-    results = Results(lambda: None)
+    results = Results()
     results.jump(volume, phantom.LESION.centre)
     wanted = moved.TransformPoint(rasFromLps(phantom.LESION.centre))
     assert application.views["Red"].centre_ras() == pytest.approx(wanted, abs=1e-3)
