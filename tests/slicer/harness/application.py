@@ -26,7 +26,11 @@ import vtk
 from PySide6 import QtCore, QtNetwork, QtWidgets
 
 from tests.slicer.harness.dicom_database import DicomDatabase
-from tests.slicer.harness.pythonqt import put_setters_back, use_pythonqt_properties
+from tests.slicer.harness.pythonqt import (
+    put_setters_back,
+    use_plain_properties,
+    use_pythonqt_properties,
+)
 from tests.slicer.harness.slice_view import SliceView
 from tests.slicer.harness.widgets import register_widgets
 
@@ -119,6 +123,8 @@ class Application:
             userSettings=lambda: self.settings,
             testingEnabled=lambda: True,
         )
+        own = [path for path in HERE.parent.rglob("*.py") if path.stem not in ("pythonqt", "test_harness")]
+        use_plain_properties(*(".".join(_module_parts(path)) for path in own), "qt", "ctk")
         slicer.__path__.append(str(HERE / "standins" / "slicer_python"))
         use_pythonqt_properties("slicer.util", "ScriptedLoadableModule", "slicer.ScriptedLoadableModule")
         use_pythonqt_properties("slicer.parameterNodeWrapper")
@@ -158,3 +164,7 @@ class Application:
         self.scene.Clear(False)
         for view in self.views.values():
             view.node.SetOrientation(dict(VIEWS)[view.node.GetName()])
+
+
+def _module_parts(path: Path) -> tuple[str, ...]:
+    return path.relative_to(HERE.parents[2]).with_suffix("").parts

@@ -59,7 +59,10 @@ class Operator:
 
     def wait(self) -> None:
         """Wait until nothing is under way."""
-        wait_until(lambda: not self.busy)
+        try:
+            wait_until(lambda: not self.busy)
+        except TimeoutError as error:
+            raise TimeoutError(f"still under way: {self.ui.activityLabel.text()!r}; says {self.says!r}") from error
 
     @property
     def busy(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from PySide6 import QtCore, QtGui, QtNetwork, QtWidgets
 from shibokensupport import feature
 
+PLAIN = 0
 TRUE_PROPERTY = 2
 
 
@@ -17,6 +18,15 @@ def use_pythonqt_properties(*module_names: str) -> None:
     """Give the named modules PythonQt's properties; to be called before they are imported."""
     for name in module_names:
         feature.set_selection(TRUE_PROPERTY, name)
+
+
+def use_plain_properties(*module_names: str) -> None:
+    """Give the named modules PySide6's own way.
+
+    A module without a selection sees whatever the last one with a selection saw.
+    """
+    for name in module_names:
+        feature.set_selection(PLAIN, name)
 
 
 def put_setters_back() -> None:
