@@ -1,7 +1,7 @@
-"""Takes the pictures of the documentation from the real panel and the real slice view.
+"""Takes the pictures of the documentation from the real panel and the real slice views.
 
-``python slicer_extension/take_screenshots.py docs``, from the root of the repository, with the extra ``slicer``
-installed. Not a test: the CT is a phantom and the server that of the tests.
+``python -m slicer_extension.take_screenshots docs`` at the root of the repository, with the extra
+``slicer`` installed. Not a test: the CT is a phantom and the server that of the tests.
 """
 
 from __future__ import annotations
@@ -9,17 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tests.slicer.harness.application import Application
-
-APPLICATION = Application(view_size=450)
-
 import numpy as np
 from PIL import Image
 from PySide6 import QtGui
 
 from tests.slicer.harness import phantom
+from tests.slicer.harness.application import Application
 from tests.slicer.harness.operator import Operator
 from tests.slicer.harness.server import SERIES, ContractServer
 from tests.slicer.harness.waiting import run_for
@@ -43,9 +38,9 @@ def beside(panel: np.ndarray, views: list[np.ndarray]) -> Image.Image:
 
 def main(folder: Path) -> None:
     """Ask, look, fail, and save what is seen."""
+    application = Application(view_size=450)
     grid = phantom.grid(spacing=2.5)
-    module = APPLICATION.load_module("Sightline")
-    widget = APPLICATION.open_module(module)
+    widget = application.open_module(application.load_module("Sightline"))
     with ContractServer(grid) as server:
         user = Operator(widget, server.url)
         user.choose(phantom.add_volume(grid, SERIES, "CT abdomen"))
@@ -54,7 +49,7 @@ def main(folder: Path) -> None:
         user.click_row("findingsTable", 0)
         user.click("acceptButton")
         user.click_row("hitsTable", 0)
-        views = [APPLICATION.views[name].picture() for name in ("Red", "Green")]
+        views = [application.views[name].picture() for name in ("Red", "Green")]
         beside(grab(user), views).save(folder / "slicer.png", optimize=True)
         server.known.clear()
         user.choose(phantom.add_volume(grid, "1.2.3.4", "CT from elsewhere"))

@@ -1,4 +1,4 @@
-"""The extension's CMake files, read by cmake with a stub of Slicer: nothing listed is absent, nothing forgotten."""
+"""The extension's CMake files, read by cmake with a stub of Slicer: no file is absent, none forgotten."""
 
 from __future__ import annotations
 

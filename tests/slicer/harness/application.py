@@ -113,7 +113,9 @@ class Application:
         settings_file = str(Path(self.folder.name) / "slicer.ini")
         self.settings = QtCore.QSettings(settings_file, QtCore.QSettings.Format.IniFormat)
         layout = SimpleNamespace(
-            sliceViewNames=lambda: list(self.views), mrmlSliceLogics=self.logic.GetSliceLogics
+            sliceViewNames=lambda: list(self.views),
+            mrmlSliceLogics=self.logic.GetSliceLogics,
+            sliceWidget=lambda name: SimpleNamespace(mrmlSliceNode=lambda: self.views[name].node),
         )
         slicer.app = SimpleNamespace(
             temporaryPath=self.folder.name,

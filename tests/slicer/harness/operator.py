@@ -62,7 +62,9 @@ class Operator:
         try:
             wait_until(lambda: not self.busy)
         except TimeoutError as error:
-            raise TimeoutError(f"still under way: {self.ui.activityLabel.text()!r}; says {self.says!r}") from error
+            raise TimeoutError(
+                f"still under way: {self.ui.activityLabel.text()!r}; says {self.says!r}"
+            ) from error
 
     @property
     def busy(self) -> bool:

@@ -57,7 +57,7 @@ def test_an_address_is_made_one_that_can_be_called(typed, url, loopback):
 
 @pytest.mark.parametrize("typed", ["http://0.0.0.0:8765", "0.0.0.0:8765", "[::]:8765"])
 def test_an_address_to_listen_on_is_refused_with_the_cure(typed):
-    with pytest.raises(ValueError, match="type 127.0.0.1:8765"):
+    with pytest.raises(ValueError, match=r"type 127\.0\.0\.1:8765"):
         parseAddress(typed)
 
 
@@ -151,15 +151,16 @@ def test_connection_broken(user):
 
 
 def test_refused_in_the_servers_own_words(user, server):
-    server.overrides["/query"] = (422, json.dumps({"error": "It is <b>long</b>.", "cure": "Cut\nit."}).encode())
+    server.overrides["/query"] = (
+        422,
+        json.dumps({"error": "It is <b>long</b>.", "cure": "Cut\nit."}).encode(),
+    )
     assert ask(user) == "It is <b>long</b>. Cut it."
 
 
 def test_server_failed(user, server):
     server.overrides["/query"] = (500, b"Traceback (most recent call last) ...")
-    assert ask(user) == (
-        "The server failed (HTTP 500). Its log says why; try again or tell whoever runs it."
-    )
+    assert ask(user) == ("The server failed (HTTP 500). Its log says why; try again or tell whoever runs it.")
 
 
 def test_answer_is_no_json(user, server):
