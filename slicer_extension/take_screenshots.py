@@ -43,6 +43,7 @@ def main(folder: Path) -> None:
     widget = application.open_module(application.load_module("Sightline"))
     with ContractServer(grid) as server:
         user = Operator(widget, server.url)
+        widget.parent.resize(480, 1100)
         user.choose(phantom.add_volume(grid, SERIES, "CT abdomen"))
         user.ask("hypodense liver lesion")
         user.wait()

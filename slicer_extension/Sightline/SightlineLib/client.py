@@ -191,13 +191,13 @@ class Client:
         return call
 
     def _onFinished(self, call, reply, onDone, onFailed, asJson, patience) -> None:
-        status = reply.attribute(qt.QNetworkRequest.HttpStatusCodeAttribute)
-        error = reply.error()
-        content = reply.readAll().data()
         reply.deleteLater()
         call.finished()
         if call.cancelled:
             return
+        status = reply.attribute(qt.QNetworkRequest.HttpStatusCodeAttribute)
+        error = reply.error()
+        content = reply.readAll().data()
         failure = self._failure(status, error, content, patience)
         if failure is None and asJson:
             try:

@@ -232,6 +232,8 @@ class Panel:
         self.session.correct(correction, segNrrd)
 
     def _useServer(self) -> bool:
+        # The user's consent was for the server that the question named.
+        self.ui.consentFrame.visible = False
         address, token = self.ui.addressLine.text, self.ui.tokenLine.text
         if not self.session.setServer(address, token):
             return False
@@ -296,7 +298,7 @@ class Panel:
         )
 
     def _onTested(self, worklist: dict[str, Any]) -> None:
-        self._say(_("The connection works; the server has {count} studies.").format(count=worklist["total"]))
+        self._say(_("The connection works. Studies on the server: {count}.").format(count=worklist["total"]))
 
     def _onUnknownSeries(self) -> None:
         address = parseAddress(self.ui.addressLine.text)
@@ -356,7 +358,7 @@ class Panel:
     def _showCorrection(self) -> None:
         marks = self._findingTable.marks if self._reading is not None else []
         outlines = _("edited") if self.results.lesionsEdited else _("as the server drew them")
-        self.ui.correctionLabel.text = _("{count} findings marked; lesion outlines {outlines}.").format(
+        self.ui.correctionLabel.text = _("Findings marked: {count}; lesion outlines: {outlines}.").format(
             count=len(marks), outlines=outlines
         )
         self.ui.correctButton.enabled = self._reading is not None

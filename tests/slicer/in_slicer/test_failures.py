@@ -28,7 +28,6 @@ def server():
 def user(widget, scene, server):
     operator = Operator(widget, server.url)
     operator.choose(phantom.add_volume(GRID, SERIES))
-    operator.panel.session._patienceS = 1
     return operator
 
 
@@ -126,6 +125,7 @@ def test_study_unknown(user, server):
 
 
 def test_timeout(user, server):
+    user.panel.session._patienceS = 1
     server.delays["/query"] = 3.0
     assert ask(user) == (
         f"The server at {server.url} did not answer within 1 s. It may be busy: ask again in a while."

@@ -188,7 +188,7 @@ def test_a_correction_has_marks_in_the_readings_order_and_the_edited_outline(use
     edited[4:8, 10:20, 10:20] = 1
     slicer.util.updateSegmentBinaryLabelmapFromArray(edited, node, identifier, user.panel.volume)
     user.widget.enter()  # back from the Segment Editor
-    assert user.ui.correctionLabel.text() == "2 findings marked; lesion outlines edited."
+    assert user.ui.correctionLabel.text() == "Findings marked: 2; lesion outlines: edited."
     user.ui.observerLine.setText("Doe, Jane")
     user.ui.commentLine.setText("smaller")
     user.click("correctButton")
@@ -279,6 +279,17 @@ def test_no_consent_no_pixels(user, server):
     assert not user.ui.consentFrame.isVisible()
 
 
+def test_consent_is_for_the_server_that_was_named(user, server):
+    server.known.clear()
+    user.ask("lesion")
+    user.wait()
+    assert user.ui.consentFrame.isVisible()
+    user.ui.addressLine.setText("127.0.0.1:9")
+    user.click("testButton")
+    user.wait()
+    assert not user.ui.consentFrame.isVisible()
+
+
 def test_pixels_stay_where_the_server_knows_the_series(user, server):
     user.ask("lesion")
     user.wait()
@@ -328,7 +339,7 @@ def test_a_token_is_sent_to_all_but_health(user, server):
 def test_the_connection_can_be_tested(user):
     user.click("testButton")
     user.wait()
-    assert user.says == "The connection works; the server has 1 studies."
+    assert user.says == "The connection works. Studies on the server: 1."
 
 
 @pytest.fixture

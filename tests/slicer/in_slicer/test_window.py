@@ -13,7 +13,7 @@ from tests.slicer.harness.waiting import Ticks, run_for, wait_until
 GRID = phantom.grid(spacing=20.0)
 SLOW_S = 2.0
 # A client that waits stands still for SLOW_S. A busy machine is slow too, but not so slow.
-BLOCKED_S = SLOW_S / 4
+BLOCKED_S = 0.75 * SLOW_S
 
 
 @pytest.fixture
