@@ -46,24 +46,34 @@ class Call:
         self._reply = None
 
 
+def makeNetwork(parent, loopback: bool):
+    """What sends the calls, owned by the Qt object `parent`.
+
+    Owned by Python it could go away with the last call, while Qt is still taking that call down.
+    """
+    network = qt.QNetworkAccessManager(parent)
+    if loopback:
+        # A hospital's proxy cannot reach this computer's loopback.
+        network.setProxy(qt.QNetworkProxy(qt.QNetworkProxy.NoProxy))
+    return network
+
+
 class Client:
     """Calls one server.
 
     Parameters
     ----------
     address: where it is.
+    network: from `makeNetwork`, for the same kind of address.
     token: what it printed at its start; empty if it asks for none.
     patienceS: seconds without a byte after which a call is given up.
     """
 
-    def __init__(self, address: ServerAddress, token: str = "", patienceS: int = PATIENCE_S) -> None:
+    def __init__(self, address: ServerAddress, network, token: str = "", patienceS: int = PATIENCE_S) -> None:
         self.address = address
+        self._network = network
         self._token = token.strip()
         self._patienceS = patienceS
-        self._network = qt.QNetworkAccessManager()
-        if address.loopback:
-            # A hospital's proxy cannot reach this computer's loopback.
-            self._network.setProxy(qt.QNetworkProxy(qt.QNetworkProxy.NoProxy))
 
     def health(self, onDone: Callable, onFailed: Callable) -> Call:
         """Who answers, after the version handshake; needs no token."""

@@ -37,7 +37,7 @@ class Panel:
         self.ui = ui
         self.settings = Settings()
         self.results = Results()
-        self.session = Session(self._listener(), patienceS)
+        self.session = Session(self._listener(), root, patienceS)
         self.hits: list[dict[str, Any]] = []
         self._reading: dict[str, Any] | None = None
         self._parameters = None

@@ -12,7 +12,7 @@ from typing import Any
 import qt
 from SightlineLib import failures
 from SightlineLib.address import parseAddress
-from SightlineLib.client import PATIENCE_S, Client
+from SightlineLib.client import PATIENCE_S, Client, makeNetwork
 from SightlineLib.failures import AnswerError, Failure
 from SightlineLib.jobs import JobWatch
 from slicer.i18n import tr as _
@@ -73,11 +73,13 @@ class Session:
     Parameters
     ----------
     listener: is told what comes.
+    parent: the Qt object that the network lives and ends with.
     patienceS: seconds without a byte after which a call is given up.
     """
 
-    def __init__(self, listener: Listener, patienceS: int = PATIENCE_S) -> None:
+    def __init__(self, listener: Listener, parent, patienceS: int = PATIENCE_S) -> None:
         self._tell = listener
+        self._networks = {loopback: makeNetwork(parent, loopback) for loopback in (True, False)}
         self._patienceS = patienceS
         self._client: Client | None = None
         self._called: tuple[str, str] | None = None
@@ -113,7 +115,7 @@ class Session:
         except ValueError as error:
             self._tell.onFailure(Failure("address", str(error)))
             return False
-        self._client = Client(parsed, token, self._patienceS)
+        self._client = Client(parsed, self._networks[parsed.loopback], token, self._patienceS)
         self._called = (address, token)
         return True
 

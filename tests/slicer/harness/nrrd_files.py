@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.slicer.harness.phantom import Grid
 
-TYPES = {"int16": "<i2", "uint8": "u1", "float": "<f4"}
+TYPES = {"int16": "<i2", "uint8": "u1", "unsigned char": "u1", "float": "<f4"}
 TERMINOLOGY = (
     "Segmentation category and type - 3D Slicer General Anatomy list"
     "~SCT^49755003^Morphologically Abnormal Structure~SCT^126851005^Neoplasm of liver~^^"

@@ -113,6 +113,13 @@ def test_wrong_token(user, server):
     assert ask(user).startswith("Place 1")
 
 
+def test_servers_can_be_changed_again_and_again(user, server):
+    """The network of a server that is left must not go down with its last call."""
+    for turn in range(20):
+        user.ui.tokenLine.setText(str(turn))
+        assert ask(user).startswith("Place 1")
+
+
 def test_study_unknown(user, server):
     ask(user)
     # The study has gone from the archive since.
@@ -192,7 +199,8 @@ def test_job_failed(user, server):
 
 
 def test_nothing_asked(user, server):
-    assert ask(user) == "Type what to look for, such as 'hypodense liver lesion'."
+    user.ask("   ")
+    assert user.says == "Type what to look for, such as 'hypodense liver lesion'."
     assert server.requests == []
 
 
