@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import sys
 
@@ -442,3 +444,10 @@ def test_what_the_extension_must_not_do_is_not_in_it(application, word):
     files = list((application.extension / "Sightline").rglob("*.py"))
     assert len(files) > 10
     assert not [file.name for file in files if word in file.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", ["corrections", "geometry", "settings", "tables"])
+def test_examples_in_docstrings(name):
+    done = doctest.testmod(importlib.import_module(f"SightlineLib.{name}"))
+    assert done.attempted > 0
+    assert done.failed == 0
