@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from slicer.i18n import tr as _
 
-DEFAULT_ADDRESS = "http://127.0.0.1:8765"
+DEFAULT_ADDRESS = "http://127.0.0.1:11113"
 
 
 @dataclass(frozen=True)

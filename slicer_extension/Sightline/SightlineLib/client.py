@@ -65,7 +65,7 @@ class Client:
     ----------
     address: where it is.
     network: from `makeNetwork`, for the same kind of address.
-    token: what it printed at its start; empty if it asks for none.
+    token: the line of its token file; empty if it asks for none.
     patienceS: seconds without a byte after which a call is given up.
     """
 

@@ -130,8 +130,8 @@ def fromStatus(status: int, body: bytes) -> Failure:
         return Failure(
             "token",
             _(
-                "The server does not accept the token. Copy the one that it printed when it started into "
-                "'Token', without spaces."
+                "The server does not accept the token. Copy the line of its token file "
+                "('service.token' in its archive) into 'Token'."
             ),
         )
     said = _said(body)
