@@ -1,14 +1,16 @@
-"""The foreign programs that tests talk to: DCMTK, dicom3tools, dcmqi, Orthanc.
+"""The foreign programs and libraries that tests talk to: DCMTK, dicom3tools, dcmqi, Orthanc, Slicer's.
 
 Not a wrapper round them: it only says where they are, or why a test cannot run.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -26,11 +28,26 @@ def require(program: str) -> str:
     beside_python = str(Path(sys.executable).parent)
     path = shutil.which(program) or shutil.which(program, path=beside_python)
     if path is None:
-        reason = f"{program} is not installed (see .ci/run for the packages that the tests need)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _missing(f"{program} is not installed (see .ci/run for the packages that the tests need)")
     return path
+
+
+def require_module(name: str, *, extra: str) -> None:
+    """See that a Python package of an extra of ``setup.cfg`` is installed, without importing it.
+
+    Raises
+    ------
+    pytest.fail.Exception: if it is missing and the environment says ``CI=true``.
+    pytest.skip.Exception: if it is missing elsewhere.
+    """
+    if importlib.util.find_spec(name) is None:
+        _missing(f"Python package {name} is not installed; pip install -e '.[{extra}]' brings it")
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def shared_data(*parts: str) -> Path:

@@ -1,0 +1,1 @@
+# Packing needs Slicer.
