@@ -15,9 +15,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from core_model.reading import ModelIdentity, SliceReference, StudyEncoding
+from core_model.reading import KnownPlace, ModelIdentity, PointLPS, SliceReference, StudyEncoding
 
-FORMAT = "sightline-encoding/1"
+FORMAT = "sightline-encoding/2"  # 2: with what is known of the dictionary's abnormalities
 
 
 class EncodingError(ValueError):
@@ -38,10 +38,15 @@ def save_encoding(encoding: StudyEncoding, path: Path) -> None:
         "grid_features": encoding.grid_features[inside],
         "grid_organs": encoding.grid_organs,
         "slice_positions_mm": np.array([s.position_lps_mm for s in encoding.slices], dtype=np.float64),
+        "known_positions_mm": np.array(
+            [p.position_lps_mm for p in encoding.known_places], dtype=np.float64
+        ).reshape(-1, 3),
+        "known_scores": np.array([p.score for p in encoding.known_places], dtype=np.float64),
     }
     metadata = {
         "format": FORMAT,
         "slice_uids": json.dumps([s.sop_instance_uid for s in encoding.slices]),
+        "known_abnormalities": json.dumps([p.abnormality for p in encoding.known_places]),
         "model": json.dumps([encoding.model.name, encoding.model.version, encoding.model.digest]),
         "series_instance_uid": encoding.series_instance_uid or "",
         "frame_of_reference_uid": str(encoding.grid.frame_of_reference_uid or ""),
@@ -80,8 +85,14 @@ def _encoding_of(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str])
     features = np.zeros((*shape, tensors["grid_features"].shape[-1]), dtype=np.float16)
     features[inside] = tensors["grid_features"]
     slices = tuple(
-        SliceReference((float(p[0]), float(p[1]), float(p[2])), uid)
+        SliceReference(_point(p), uid)
         for p, uid in zip(tensors["slice_positions_mm"], json.loads(metadata["slice_uids"]), strict=True)
+    )
+    known = zip(
+        json.loads(metadata["known_abnormalities"]),
+        tensors["known_positions_mm"],
+        tensors["known_scores"],
+        strict=True,
     )
     name, version, digest = json.loads(metadata["model"])
     return StudyEncoding(
@@ -101,4 +112,9 @@ def _encoding_of(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str])
         slices=slices,
         model=ModelIdentity(name, version, digest),
         series_instance_uid=metadata["series_instance_uid"] or None,
+        known_places=tuple(KnownPlace(name, _point(p), float(score)) for name, p, score in known),
     )
+
+
+def _point(values: npt.NDArray[np.float64]) -> PointLPS:
+    return float(values[0]), float(values[1]), float(values[2])

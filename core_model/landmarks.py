@@ -27,7 +27,7 @@ class Landmarks:
     Attributes
     ----------
     vectors: (M, E) float32; their product with a text's embedding scores the place as
-        `core_model.localization.ranked_places` ranks it.
+        `core_model.ranking.ranked_places` ranks it.
     cells: M cells of the encoding's grid.
     """
 
@@ -40,7 +40,7 @@ def landmarks(study: Searchable, *, by_slab: bool = False, most: int = MOST) -> 
 
     Parameters
     ----------
-    by_slab: slabs decide on the axial position (`core_model.localization.ranked_places`): every slab
+    by_slab: slabs decide on the axial position (`core_model.ranking.ranked_places`): every slab
         is a place then, at the cell of the body nearest to its middle.
 
     Raises

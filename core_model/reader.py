@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 
 from core_model.abnormality import Abnormality, abnormalities, abnormality
-from core_model.anatomy import organ, organs
-from core_model.candidates import CandidateView, candidates, describe_all, evidence
+from core_model.anatomy import organs
 from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from core_model.clock import Clock, Progress
-from core_model.grounding import text_masks, top_logit
+from core_model.detection import Detector
+from core_model.grounding import text_masks
 from core_model.inference import (
     ScanFeatures,
     choose_device,
@@ -30,13 +30,14 @@ from core_model.inference import (
     encode_scan,
     supports_bf16,
 )
-from core_model.lesions import Component, measure
-from core_model.localization import localize
-from core_model.masks import Region, label_volume, paste, region_of
-from core_model.model import EncodedText
+from core_model.known_places import known_places
+from core_model.localization import Searchable
+from core_model.masks import label_volume, paste
+from core_model.parts import without_strays
+from core_model.question import Asker, Question
+from core_model.ranking import localize
 from core_model.reading import (
-    Finding,
-    Lesion,
+    KnownPlace,
     Localization,
     ModelIdentity,
     OrganReading,
@@ -46,8 +47,6 @@ from core_model.reading import (
 )
 from core_model.thresholds import Thresholds
 from core_model.volume import canonical, to_model_grid
-
-MAX_LESIONS = 20  # of one kind in one study; the most probable are kept
 
 
 def searched(card: dict[str, Any]) -> tuple[Abnormality, ...]:
@@ -87,9 +86,8 @@ class Reader:
         self.abnormalities = searched(checkpoint.card)
         self._model = checkpoint.model.to(device)
         self._model.channels_last()
-        with torch.inference_mode():
-            self._present = self._project([a.present for a in self.abnormalities])
-            self._absent = self._project([a.absent for a in self.abnormalities])
+        self._detector = Detector(self._model, self.abnormalities, device)
+        self._asker = Asker(self._model, self.abnormalities)
 
     @classmethod
     def load(cls, checkpoint: Path | None = None, device: str | None = None) -> Reader:
@@ -102,12 +100,6 @@ class Reader:
         """
         where = choose_device(device)
         return cls(load_checkpoint(checkpoint), where, supports_bf16(where))
-
-    def _project(self, prompts: Sequence[Sequence[str]]) -> EncodedText:
-        """One projected text for the wordings of each prompt (prompt averaging)."""
-        means = [self._model.text.mean(texts) for texts in prompts]
-        nothing = torch.zeros(0, self._model.text.width, device=self.device)
-        return self._model.project_text(torch.cat([nothing, *means]))
 
     def read(
         self,
@@ -148,24 +140,30 @@ class Reader:
             features = encode_scan(
                 self._model, hu, geometry, self.device, self.bf16, lesions=bool(self.abnormalities)
             )
+            features = replace(features, organ_probability=without_strays(features.organ_probability))
         with clock.stage("organs", 0.5):
             organ_mask = label_volume(features.organ_probability, features.geometry, upright)
             organ_readings = self._organs(organ_mask)
         with clock.stage("lesions", 0.75), torch.inference_mode():
-            regions = region_of(
-                features.organ_probability,
-                self._model.config.spacing_mm,
-                (a.organ for a in self.abnormalities),
-            )
-            masks = self._mask_probabilities(features)
-            lesion_mask, lesions = self._lesions(masks, regions, features, upright)
+            seen = self._detector.look(features, self.thresholds)
+            lesion_mask, lesions = self._detector.lesions(seen, features.geometry, upright, self.thresholds)
         with clock.stage("findings", 0.9), torch.inference_mode():
             pooled = self._pool(features)
-            findings = self._findings(
-                masks, regions, features, pooled=pooled, organ_readings=organ_readings, lesions=lesions
+            findings = self._detector.findings(
+                seen,
+                features.geometry,
+                pooled,
+                organ_readings=organ_readings,
+                lesions=lesions,
+                thresholds=self.thresholds,
             )
             encoding = self._encode(
-                features, pooled, organ_readings, slices or _slices(volume), series_instance_uid
+                features,
+                pooled,
+                organ_readings=organ_readings,
+                places=known_places(seen, self.abnormalities, features.geometry),
+                slices=slices or _slices(volume),
+                series_instance_uid=series_instance_uid,
             )
         with clock.stage("finish", 1.0):
             reading = Reading(
@@ -219,6 +217,15 @@ class Reader:
                 drawn = paste(probability, inside, features.geometry, upright, self.thresholds.mask)
         return _like(upright.with_array(drawn.astype(np.uint8)), volume)
 
+    def question(self, text: str) -> Question:
+        """A text that can be looked for in encodings of this model.
+
+        Raises
+        ------
+        ValueError: if the text is blank.
+        """
+        return self._asker.question(text)
+
     def embed(self, text: str) -> npt.NDArray[np.float32]:
         """(E,) unit length embedding of a query.
 
@@ -263,11 +270,11 @@ class Reader:
                 f"encoding was made by model {encoding.model.digest[:12]}, "
                 f"this is {self.identity.digest[:12]}; read the study again with this model"
             )
-        return localize(encoding, text, self.embed(text), by_slab=self.by_slab)
+        return localize(Searchable(encoding), self.question(text), by_slab=self.by_slab)
 
     @property
     def by_slab(self) -> bool:
-        """Whether slabs decide on the axial position (`core_model.localization.ranked_places`)."""
+        """Whether slabs decide on the axial position (`core_model.ranking.ranked_places`)."""
         return self._model.separate
 
     def _organs(self, organ_mask: hd.Volume) -> tuple[OrganReading, ...]:
@@ -289,76 +296,6 @@ class Reader:
             )
         return tuple(readings)
 
-    def _mask_probabilities(self, features: ScanFeatures) -> torch.Tensor:
-        """(A, D, H, W) probability that a voxel shows each abnormality."""
-        if not self.abnormalities:
-            return torch.zeros(0, *features.body.shape)
-        dense = features.dense[None].to(self.device)
-        logits = text_masks(dense, self._present.mask_weight, self._present.mask_bias)[0].cpu()
-        inside: torch.Tensor = logits.sigmoid() * features.body
-        return inside
-
-    def _lesions(
-        self,
-        masks: torch.Tensor,
-        regions: dict[str, Region],
-        features: ScanFeatures,
-        upright: hd.Volume,
-    ) -> tuple[hd.Volume, tuple[Lesion, ...]]:
-        """Instance mask on the upright scan and its lesions, most probable first."""
-        found: list[tuple[int, Component]] = []
-        view = CandidateView.of(features.hu, features.dense, features.organ_probability)
-        for i, entry in enumerate(self.abnormalities):
-            if not entry.tumour:
-                continue
-            every = candidates(masks[i], regions[entry.organ], self.thresholds.mask)
-            every = self._judged(every, i, masks[i], regions[entry.organ], view)
-            lowest = self.thresholds.lesion_score(entry.name)
-            found += [(i, c) for c in every if c.score >= lowest][:MAX_LESIONS]
-        found.sort(key=lambda pair: -pair[1].score)
-        labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
-        lesions: list[Lesion] = []
-        for i, component in found:
-            entry = self.abnormalities[i]
-            probability = masks[i] * torch.from_numpy(component.mask)
-            own = paste(probability, component.mask, features.geometry, upright, self.thresholds.mask)
-            own &= labels == 0
-            if not own.any():
-                continue
-            size = measure(own, upright)
-            labels[own] = len(lesions) + 1
-            lesions.append(
-                Lesion(
-                    label=len(lesions) + 1,
-                    organ=entry.organ,
-                    type=entry.name,
-                    probability=component.score,
-                    volume_ml=size.volume_ml,
-                    long_axis_mm=size.long_axis_mm,
-                    short_axis_mm=size.short_axis_mm,
-                    mean_hu=size.mean_hu,
-                    centroid_lps_mm=size.centroid_lps_mm,
-                )
-            )
-        return upright.with_array(labels), tuple(lesions)
-
-    def _judged(
-        self, found: list[Component], index: int, mask: torch.Tensor, region: Region, view: CandidateView
-    ) -> list[Component]:
-        """Candidates of one abnormality with the scores that the judge gives them, highest first."""
-        if not found:
-            return []
-        described = describe_all(view, found, self.abnormalities[index].organ, mask, region)
-        logits = self._model.candidate_logits(
-            described.to(self.device),
-            torch.tensor([evidence(c.score) for c in found], device=self.device),
-            self._present.judge_weight[index].expand(len(found), -1),
-            self._present.judge_bias[index].expand(len(found)),
-        )
-        scores = logits.sigmoid().tolist()
-        again = [replace(c, score=s) for c, s in zip(found, scores, strict=True)]
-        return sorted(again, key=lambda c: -c.score)
-
     def _pool(self, features: ScanFeatures) -> torch.Tensor:
         """(O, E) organ embeddings."""
         shares = F.avg_pool3d(features.organ_probability[None, 1:], 2)  # (1, O, d, h, w)
@@ -367,57 +304,13 @@ class Reader:
         )
         return pooled[0].cpu()
 
-    def _findings(
-        self,
-        masks: torch.Tensor,
-        regions: dict[str, Region],
-        features: ScanFeatures,
-        *,
-        pooled: torch.Tensor,
-        organ_readings: tuple[OrganReading, ...],
-        lesions: tuple[Lesion, ...],
-    ) -> tuple[Finding, ...]:
-        if not self.abnormalities:
-            return ()
-        index = [organ(a.organ).label - 1 for a in self.abnormalities]
-        region = torch.stack([regions[a.organ].reach for a in self.abnormalities])  # (A, D, H, W)
-        mask_logit = top_logit(masks[None], region[None])  # (1, A)
-        logits = self._model.finding_logits(
-            pooled[index][None].to(self.device),
-            self._present.embedding,
-            self._absent.embedding,
-            mask_logit.to(self.device),
-        )[0]
-        offset = logits.new_tensor([self.thresholds.finding_offset(a.name) for a in self.abnormalities])
-        probabilities = ((logits + offset) / self.thresholds.temperature).sigmoid().cpu().tolist()
-        findings = []
-        for i, entry in enumerate(self.abnormalities):
-            if not organ_readings[index[i]].present:
-                findings.append(Finding(entry.organ, entry.name, None, "undetermined", None))
-                continue
-            own = [n.probability for n in lesions if n.type == entry.name]
-            if not self.thresholds.raise_findings:
-                own = []
-            probability = max([float(probabilities[i]), *own])
-            inside = masks[i] * regions[entry.organ].reach
-            best = np.unravel_index(int(inside.argmax()), tuple(inside.shape))
-            point = features.geometry.map_indices_to_reference(np.array([best], dtype=np.float64))[0]
-            findings.append(
-                Finding(
-                    organ=entry.organ,
-                    abnormality=entry.name,
-                    probability=probability,
-                    status="present" if own else self.thresholds.status(probability),
-                    position_lps_mm=(float(point[0]), float(point[1]), float(point[2])),
-                )
-            )
-        return tuple(findings)
-
     def _encode(
         self,
         features: ScanFeatures,
         pooled: torch.Tensor,
+        *,
         organ_readings: tuple[OrganReading, ...],
+        places: tuple[KnownPlace, ...],
         slices: tuple[SliceReference, ...],
         series_instance_uid: str | None,
     ) -> StudyEncoding:
@@ -441,6 +334,7 @@ class Reader:
             slices=slices,
             model=self.identity,
             series_instance_uid=series_instance_uid,
+            known_places=places,
         )
 
 

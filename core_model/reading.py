@@ -105,6 +105,22 @@ class SliceReference:
 
 
 @dataclass(frozen=True)
+class KnownPlace:
+    """Where an abnormality of the dictionary most likely is, if it is there at all.
+
+    Attributes
+    ----------
+    abnormality: name in the dictionary.
+    position_lps_mm: LPS.
+    score: 0..1; how much of the abnormality is seen there. Compares within one abnormality of one study.
+    """
+
+    abnormality: str
+    position_lps_mm: PointLPS
+    score: float
+
+
+@dataclass(frozen=True)
 class StudyEncoding:
     """Everything that is kept of a volume to answer text queries without the image or a GPU.
 
@@ -121,6 +137,7 @@ class StudyEncoding:
     slices: the slices of the source series.
     model: which model made it.
     series_instance_uid: of the source, or None (NIfTI).
+    known_places: what the masks show of the dictionary, by abnormality, the likeliest first.
     """
 
     global_feature: npt.NDArray[np.float32]
@@ -134,6 +151,7 @@ class StudyEncoding:
     slices: tuple[SliceReference, ...]
     model: ModelIdentity
     series_instance_uid: str | None = None
+    known_places: tuple[KnownPlace, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,35 +9,33 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
 from core_model.encoding_file import EncodingError, load_encoding
 from core_model.localization import Searchable
+from core_model.question import Question
 from dicom_node.reading_files import ENCODING
 from dicom_node.service.catalogue import Held
 from dicom_node.service.errors import ApiError
 
 MAX_TEXTS = 256
 
-Embed = Callable[[str], npt.NDArray[np.float32]]
+Make = Callable[[str], Question]
 
 
 class TextCache:
-    """Embeddings of the last texts: a client asks for the hits and the heat map of one text.
+    """The last questions: a client asks for the hits and the heat map of one text.
 
     Parameters
     ----------
-    embed: what makes an embedding; raises ValueError where a text holds nothing to look for.
+    make: what makes a question of a text; raises ValueError where it holds nothing to look for.
     """
 
-    def __init__(self, embed: Embed) -> None:
-        self._embed = embed
-        self._kept: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
+    def __init__(self, make: Make) -> None:
+        self._make = make
+        self._kept: OrderedDict[str, Question] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, text: str) -> npt.NDArray[np.float32]:
-        """(E,) unit length embedding.
+    def get(self, text: str) -> Question:
+        """The question that a text is.
 
         Raises
         ------
@@ -48,7 +46,7 @@ class TextCache:
                 self._kept.move_to_end(text)
                 return self._kept[text]
         try:
-            made = self._embed(text)
+            made = self._make(text)
         except ValueError:
             raise ApiError(
                 422, "body.text: there is nothing in it to look for", "name what to find"

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
 from fastapi import Depends, Request
 
+from core_model.question import Question
 from core_model.reading import ModelIdentity
 from dicom_node.archive import Archive
 from dicom_node.config import Config
@@ -31,8 +30,8 @@ class CanAsk(Protocol):
     def by_slab(self) -> bool:
         """Whether slabs decide on the axial position."""
 
-    def embed(self, text: str) -> npt.NDArray[np.float32]:
-        """(E,) unit length embedding of a text."""
+    def question(self, text: str) -> Question:
+        """A text that can be looked for."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Parts:
     archive: files and index.
     reader: embeds texts and finds places.
     encodings: those that were asked lately.
-    texts: embeddings of the texts that were asked lately.
+    texts: the questions that were asked lately.
     search: over all studies; kept up to date by `start`.
     jobs: what takes longer than an answer may.
     """
@@ -63,7 +62,9 @@ class Parts:
         """The parts of a service that answers for `archive`."""
         encodings = EncodingCache(config.service.cache_mib << 20)
         search = ArchiveSearch(archive, reader.identity.digest, by_slab=reader.by_slab)
-        return cls(config, archive, reader, encodings, TextCache(reader.embed), search, Jobs(config, archive))
+        return cls(
+            config, archive, reader, encodings, TextCache(reader.question), search, Jobs(config, archive)
+        )
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ router = APIRouter()
 @router.post("/query", responses=described(400, 401, 413, 422))
 def query(parts: Shared, asked: AskedStudies) -> StudyHits:
     """The studies that a text is found in best, and where in each. Scores compare within one answer."""
-    embedding = parts.texts.get(asked.text)
+    embedding = parts.texts.get(asked.text).embedding
     found = parts.search.search(embedding, asked.k)
     return StudyHits(
         text=asked.text,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Response
 
-from core_model.localization import Searchable, agreement, ranked_places
+from core_model.localization import Searchable
+from core_model.ranking import heat, ranked_places
 from dicom_node.service import catalogue
 from dicom_node.service.errors import ApiError, described
 from dicom_node.service.masks import Kind, stored_masks
@@ -53,8 +53,8 @@ def searchable(parts: Parts, study_uid: str) -> Searchable:
 def query(parts: Shared, study_uid: Uid, asked: AskedPlaces) -> Hits:
     """The best places of a text in a study, best first, none near a better one."""
     study = searchable(parts, study_uid)
-    embedding = parts.texts.get(asked.text)
-    places = ranked_places(study, asked.text, embedding, asked.k, by_slab=parts.reader.by_slab)
+    question = parts.texts.get(asked.text)
+    places = ranked_places(study, question, asked.k, by_slab=parts.reader.by_slab)
     return Hits(text=asked.text, model=model_of(parts), hits=[Hit.of(place) for place in places])
 
 
@@ -66,8 +66,8 @@ def query(parts: Shared, study_uid: Uid, asked: AskedPlaces) -> Hits:
 def heatmap(parts: Shared, study_uid: Uid, asked: Asked) -> NrrdResponse:
     """How well every cell agrees with a text: 0 at the median of the body, 1 at the best cell; LPS, mm."""
     study = searchable(parts, study_uid)
-    share = agreement(study, parts.texts.get(asked.text), by_slab=parts.reader.by_slab)
-    return NrrdResponse(volume_nrrd(study.encoding.grid.with_array(share.astype(np.float32))))
+    share = heat(study, parts.texts.get(asked.text), by_slab=parts.reader.by_slab)
+    return NrrdResponse(volume_nrrd(study.encoding.grid.with_array(share)))
 
 
 @router.get(

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from core_model.anatomy import organ
 from core_model.encoding_file import EncodingError, load_encoding, save_encoding
-from core_model.localization import localize, nearest_slice
+from core_model.localization import Searchable, nearest_slice
+from core_model.question import Question
+from core_model.ranking import localize
 from core_model.reading import ModelIdentity, SliceReference, StudyEncoding
 
 WIDTH = 6
@@ -99,7 +101,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "e.safetensors"
     save_encoding(encoding_of(), path)
-    path.write_bytes(path.read_bytes().replace(b"sightline-encoding/1", b"sightline-encoding/9"))
+    path.write_bytes(path.read_bytes().replace(b"sightline-encoding/2", b"sightline-encoding/9"))
     with pytest.raises(EncodingError, match=r"encoding/9.*read the study again"):
         load_encoding(path)
 
@@ -135,7 +137,7 @@ def test_a_text_is_found_where_its_feature_lies() -> None:
     query[2] = 1
     features = encoding.grid_features.copy()
     features[5:8, 3:6, 2:5] = query
-    found = localize(replace(encoding, grid_features=features), "there", query)
+    found = localize(Searchable(replace(encoding, grid_features=features)), Question("there", query))
     assert found.position_lps_mm == pytest.approx((-20 + 3 * 8, -30 + 4 * 8, -100 + 6 * 8))
     assert found.score == pytest.approx(1, abs=1e-2)
     assert found.slab_scores.argmax() in (5, 6, 7)
@@ -146,14 +148,14 @@ def test_a_text_is_found_where_its_feature_lies() -> None:
 def test_a_text_is_never_found_outside_of_the_body() -> None:
     encoding = encoding_of((4, 5, 6))
     query = -encoding.grid_features[1, 2, 2].astype(np.float32)
-    found = localize(encoding, "x", query)
+    found = localize(Searchable(encoding), Question("x", query))
     cell = encoding.grid.map_reference_to_indices(np.array([found.position_lps_mm]))[0].round().astype(int)
     assert np.abs(encoding.grid_features[tuple(cell)]).max() > 0
 
 
 def test_organ_is_empty_where_the_study_shows_none() -> None:
     encoding = replace(encoding_of(), grid_organs=np.zeros((5, 6, 7), dtype=np.uint8))
-    assert localize(encoding, "x", np.ones(WIDTH, dtype=np.float32)).organ == ""
+    assert localize(Searchable(encoding), Question("x", np.ones(WIDTH, dtype=np.float32))).organ == ""
 
 
 @given(st.integers(2, 30), st.floats(-0.6, 0.6), st.floats(0.5, 8), st.data())

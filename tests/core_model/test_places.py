@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from core_model.localization import APART_MM, Searchable, agreement, localize, ranked_places
+from core_model.localization import Searchable, agreement
+from core_model.question import Question
+from core_model.ranking import APART_MM, localize, ranked_places
 from tests.core_model.test_encoding import WIDTH, encoding_of
 
 SHAPE = (9, 12, 12)
@@ -41,8 +43,8 @@ def planted(*spots: tuple[tuple[int, int, int], float]) -> tuple[Searchable, npt
 @given(seed=st.integers(0, 10**6))
 def test_the_first_place_is_the_readers_own(by_slab: bool, seed: int) -> None:
     encoding, query = encoding_of(SHAPE, seed), unit(seed)
-    first = ranked_places(Searchable(encoding), "x", query, 5, by_slab=by_slab)[0].found
-    alone = localize(encoding, "x", query, by_slab=by_slab)
+    first = ranked_places(Searchable(encoding), Question("x", query), 5, by_slab=by_slab)[0].found
+    alone = localize(Searchable(encoding), Question("x", query), by_slab=by_slab)
     assert (first.position_lps_mm, first.score, first.organ) == (
         alone.position_lps_mm,
         alone.score,
@@ -65,7 +67,7 @@ def test_the_first_place_is_the_readers_own(by_slab: bool, seed: int) -> None:
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 40))
 def test_places_lie_apart_and_fill_the_body(seed: int, k: int) -> None:
     encoding = encoding_of(SHAPE, seed)
-    places = ranked_places(Searchable(encoding), "x", unit(seed), k)
+    places = ranked_places(Searchable(encoding), Question("x", unit(seed)), k)
     assert [p.rank for p in places] == list(range(1, len(places) + 1))
     points = np.array([p.found.position_lps_mm for p in places])
     gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)[~np.eye(len(points), dtype=bool)]
@@ -78,7 +80,7 @@ def test_places_lie_apart_and_fill_the_body(seed: int, k: int) -> None:
 
 def test_what_was_planted_comes_in_the_order_of_its_agreement() -> None:
     study, query = planted(((2, 4, 4), 0.6), ((9, 10, 10), 0.9), ((6, 4, 10), 0.75))
-    places = ranked_places(study, "x", query, 3)
+    places = ranked_places(study, Question("x", query), 3)
     cells = study.encoding.grid.map_reference_to_indices(np.array([p.found.position_lps_mm for p in places]))
     np.testing.assert_allclose(cells, [[9, 10, 10], [6, 4, 10], [2, 4, 4]], atol=1e-4)
     assert [round(p.found.score, 2) for p in places] == [0.9, 0.75, 0.6]
@@ -86,7 +88,7 @@ def test_what_was_planted_comes_in_the_order_of_its_agreement() -> None:
 
 def test_the_slab_runs_along_the_normal_through_the_place() -> None:
     study, query = planted(((6, 5, 5), 0.9))
-    (place,) = ranked_places(study, "x", query, 1)
+    (place,) = ranked_places(study, Question("x", query), 1)
     low, high = (np.array(end) for end in place.slab_lps_mm)
     np.testing.assert_allclose((low + high) / 2, place.found.position_lps_mm, atol=1e-4)
     np.testing.assert_allclose(high - low, [0, 0, 8.0], atol=1e-4)
@@ -95,7 +97,7 @@ def test_the_slab_runs_along_the_normal_through_the_place() -> None:
 @given(seed=st.integers(0, 10**6))
 def test_slabs_are_taken_best_first_and_apart(seed: int) -> None:
     encoding = encoding_of((16, 6, 6), seed)
-    places = ranked_places(Searchable(encoding), "x", unit(seed), 5, by_slab=True)
+    places = ranked_places(Searchable(encoding), Question("x", unit(seed)), 5, by_slab=True)
     scores = [p.found.score for p in places]
     assert scores == sorted(scores, reverse=True)
     # Drawn to a neighbour by less than a slab each, taken slabs lie at least two cells apart.
@@ -118,7 +120,7 @@ def test_the_heat_map_is_one_at_the_first_place_and_zero_outside() -> None:
 def test_no_place_is_an_error() -> None:
     study, query = planted(((6, 5, 5), 0.9))
     with pytest.raises(ValueError, match="k = 0"):
-        ranked_places(study, "x", query, 0)
+        ranked_places(study, Question("x", query), 0)
     empty = Searchable(replace(study.encoding, grid_features=np.zeros_like(study.encoding.grid_features)))
     with pytest.raises(ValueError, match="shows no body"):
-        ranked_places(empty, "x", query, 1)
+        ranked_places(empty, Question("x", query), 1)

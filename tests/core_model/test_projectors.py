@@ -13,8 +13,10 @@ import torch.nn.functional as F
 
 from core_model.checkpoint import load_checkpoint, save_checkpoint
 from core_model.grounding import OrganPooling, Summary
-from core_model.localization import localize
+from core_model.localization import Searchable
 from core_model.model import ModelConfig
+from core_model.question import Question
+from core_model.ranking import localize
 from core_model.reader import Reader
 from tests.core_model.test_encoding import WIDTH, encoding_of
 from tests.tiny import CARD, body_volume, tiny_model
@@ -120,7 +122,11 @@ def test_separate_projectors_through_checkpoint_and_reader(tmp_path: Path) -> No
     np.testing.assert_allclose(
         found.slab_scores, encoding.slab_features @ reader.embed("Liver cyst."), atol=1e-5
     )
-    assert found.score == pytest.approx(float(found.slab_scores.max()))
+    layer = int(encoding.grid.map_reference_to_indices(np.array([found.position_lps_mm]))[0][0].round())
+    assert found.score == pytest.approx(float(found.slab_scores[layer]))
+    assert reader.localize(encoding, "The weather.").score == pytest.approx(
+        float((encoding.slab_features @ reader.embed("The weather.")).max())
+    )
     report = reader.embed_report(["Liver cyst.", "No renal mass."])
     assert np.linalg.norm(report) == pytest.approx(1, abs=1e-5)
     assert not np.allclose(reader.embed_report(["Liver cyst."]), reader.embed("Liver cyst."))
@@ -134,9 +140,13 @@ def test_slabs_decide_on_the_axial_position() -> None:
     cells[2, 3, 4] = query  # the cells alone would go here
     slabs = np.zeros((9, WIDTH), dtype=np.float32)
     slabs[:, 2] = [0, 0, 0, 0, 0, 0, 0.8, 0, 0]
-    found = localize(replace(encoding, grid_features=cells, slab_features=slabs), "x", query, by_slab=True)
+    found = localize(
+        Searchable(replace(encoding, grid_features=cells, slab_features=slabs)),
+        Question("x", query),
+        by_slab=True,
+    )
     assert found.position_lps_mm[2] == pytest.approx(-100 + 6 * 8, abs=0.1)
     assert found.score == pytest.approx(0.8)
     slabs[7, 2] = 0.75  # a neighbour nearly as good draws the position towards itself
-    found = localize(replace(encoding, slab_features=slabs), "x", query, by_slab=True)
+    found = localize(Searchable(replace(encoding, slab_features=slabs)), Question("x", query), by_slab=True)
     assert -100 + 6 * 8 + 2 < found.position_lps_mm[2] < -100 + 6.5 * 8

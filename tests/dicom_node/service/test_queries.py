@@ -60,9 +60,11 @@ def test_the_hits_are_the_readers_own_places(stage: Stage, study: str) -> None:
     assert (first["organ"], first["slice_index"]) == (found.organ, found.slice_index)
     assert first["sop_instance_uid"] == found.slice.sop_instance_uid
     low, high = (np.array(end) for end in first["slab_lps_mm"])
-    np.testing.assert_allclose((low + high) / 2, first["position_lps_mm"], atol=2e-3)
     normal = np.asarray(encoding.grid.direction)[:, 0]
     np.testing.assert_allclose(high - low, normal * encoding.grid.spacing[0], atol=4e-3)
+    beside = np.array(first["position_lps_mm"]) - (low + high) / 2
+    assert abs(beside @ normal) <= encoding.grid.spacing[0] / 2 + 2e-3
+    np.testing.assert_allclose(beside - (beside @ normal) * normal, 0, atol=4e-3)
 
 
 @pytest.mark.parametrize("study", [STUDY, OBLIQUE])
@@ -74,7 +76,8 @@ def test_the_heat_map_lies_in_the_patient_and_peaks_at_the_first_hit(stage: Stag
     assert (array.min(), array.max()) == (0, 1)
     hit = stage.client.post(f"/studies/{study}/query", json={"text": TEXT, "k": 1}).json()["hits"][0]
     peak = np.unravel_index(int(array.argmax()), array.shape)
-    np.testing.assert_allclose((affine @ [*peak, 1])[:3], hit["position_lps_mm"], atol=1e-2)
+    beside = np.linalg.solve(affine, [*hit["position_lps_mm"], 1])[:3] - peak
+    assert np.abs(beside).max() <= 0.51  # the position lies in the brightest cell
 
 
 @pytest.mark.parametrize("lesions", [True, False])

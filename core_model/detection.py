@@ -1,0 +1,202 @@
+"""What the network's masks say of the dictionary's abnormalities: candidates, lesions, findings.
+
+Works on the features of one scan (`core_model.inference.ScanFeatures`); knows neither how they were
+made nor what is kept of them. `core_model.reader` is who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import highdicom as hd
+import numpy as np
+import torch
+
+from core_model.abnormality import Abnormality
+from core_model.anatomy import organ
+from core_model.candidates import CandidateView, candidates, describe_all, evidence
+from core_model.grounding import text_masks, top_logit
+from core_model.inference import ScanFeatures
+from core_model.lesions import Component, measure
+from core_model.masks import Region, paste, region_of
+from core_model.model import EncodedText, SightlineModel
+from core_model.reading import Finding, Lesion, OrganReading
+from core_model.thresholds import Thresholds
+
+MAX_LESIONS = 20  # of one kind in one study; the most probable are kept
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the masks of one scan show.
+
+    Attributes
+    ----------
+    masks: (A, D, H, W) probability that a voxel shows each abnormality, in the detector's order.
+    regions: of each searched organ, by its name.
+    candidates: of each abnormality, with the judge's scores, highest first; none where it is no tumour.
+    """
+
+    masks: torch.Tensor
+    regions: dict[str, Region]
+    candidates: tuple[tuple[Component, ...], ...]
+
+
+class Detector:
+    """Looks for abnormalities of the dictionary.
+
+    Parameters
+    ----------
+    model: on the device that it is to run on.
+    searched: what is looked for; all that is returned is in this order.
+    """
+
+    def __init__(self, model: SightlineModel, searched: Sequence[Abnormality], device: torch.device) -> None:
+        self._model = model
+        self._searched = tuple(searched)
+        self._device = device
+        with torch.inference_mode():
+            self._present = self._project([a.present for a in searched])
+            self._absent = self._project([a.absent for a in searched])
+
+    def _project(self, prompts: Sequence[Sequence[str]]) -> EncodedText:
+        """One projected text for the wordings of each prompt (prompt averaging)."""
+        means = [self._model.text.mean(texts) for texts in prompts]
+        nothing = torch.zeros(0, self._model.text.width, device=self._device)
+        return self._model.project_text(torch.cat([nothing, *means]))
+
+    def look(self, features: ScanFeatures, thresholds: Thresholds) -> Seen:
+        """Draw the masks of everything that is searched, and judge what they show of tumours."""
+        regions = region_of(
+            features.organ_probability, self._model.config.spacing_mm, (a.organ for a in self._searched)
+        )
+        masks = self._masks(features)
+        view = CandidateView.of(features.hu, features.dense, features.organ_probability)
+        judged: list[tuple[Component, ...]] = []
+        for i, entry in enumerate(self._searched):
+            region = regions[entry.organ]
+            found = candidates(masks[i], region, thresholds.mask) if entry.tumour else []
+            judged.append(self._judged(found, i, masks[i], region, view))
+        return Seen(masks, regions, tuple(judged))
+
+    def _masks(self, features: ScanFeatures) -> torch.Tensor:
+        if not self._searched:
+            return torch.zeros(0, *features.body.shape)
+        dense = features.dense[None].to(self._device)
+        logits = text_masks(dense, self._present.mask_weight, self._present.mask_bias)[0].cpu()
+        inside: torch.Tensor = logits.sigmoid() * features.body
+        return inside
+
+    def _judged(
+        self, found: list[Component], index: int, mask: torch.Tensor, region: Region, view: CandidateView
+    ) -> tuple[Component, ...]:
+        if not found:
+            return ()
+        described = describe_all(view, found, self._searched[index].organ, mask, region)
+        logits = self._model.candidate_logits(
+            described.to(self._device),
+            torch.tensor([evidence(c.score) for c in found], device=self._device),
+            self._present.judge_weight[index].expand(len(found), -1),
+            self._present.judge_bias[index].expand(len(found)),
+        )
+        scores = logits.sigmoid().tolist()
+        again = [replace(c, score=s) for c, s in zip(found, scores, strict=True)]
+        return tuple(sorted(again, key=lambda c: -c.score))
+
+    def lesions(
+        self, seen: Seen, geometry: hd.VolumeGeometry, upright: hd.Volume, thresholds: Thresholds
+    ) -> tuple[hd.Volume, tuple[Lesion, ...]]:
+        """The candidates that reach the threshold of their kind, outlined on the scan's own grid.
+
+        Parameters
+        ----------
+        geometry: of the masks.
+        upright: the scan, sharing axis directions with `geometry`.
+
+        Returns
+        -------
+        Instance mask on the scan (uint8, a lesion's label), and its lesions, most probable first.
+        """
+        found: list[tuple[int, Component]] = []
+        for i, (entry, every) in enumerate(zip(self._searched, seen.candidates, strict=True)):
+            lowest = thresholds.lesion_score(entry.name)
+            found += [(i, c) for c in every if c.score >= lowest][:MAX_LESIONS]
+        found.sort(key=lambda pair: -pair[1].score)
+        labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
+        lesions: list[Lesion] = []
+        for i, component in found:
+            entry = self._searched[i]
+            probability = seen.masks[i] * torch.from_numpy(component.mask)
+            own = paste(probability, component.mask, geometry, upright, thresholds.mask)
+            own &= labels == 0
+            if not own.any():
+                continue
+            size = measure(own, upright)
+            labels[own] = len(lesions) + 1
+            lesions.append(
+                Lesion(
+                    label=len(lesions) + 1,
+                    organ=entry.organ,
+                    type=entry.name,
+                    probability=component.score,
+                    volume_ml=size.volume_ml,
+                    long_axis_mm=size.long_axis_mm,
+                    short_axis_mm=size.short_axis_mm,
+                    mean_hu=size.mean_hu,
+                    centroid_lps_mm=size.centroid_lps_mm,
+                )
+            )
+        return upright.with_array(labels), tuple(lesions)
+
+    def findings(
+        self,
+        seen: Seen,
+        geometry: hd.VolumeGeometry,
+        pooled: torch.Tensor,
+        *,
+        organ_readings: tuple[OrganReading, ...],
+        lesions: tuple[Lesion, ...],
+        thresholds: Thresholds,
+    ) -> tuple[Finding, ...]:
+        """One finding per abnormality; undetermined where its organ is not in view.
+
+        Parameters
+        ----------
+        geometry: of the masks.
+        pooled: (O, E) organ embeddings.
+        """
+        if not self._searched:
+            return ()
+        index = [organ(a.organ).label - 1 for a in self._searched]
+        region = torch.stack([seen.regions[a.organ].reach for a in self._searched])  # (A, D, H, W)
+        logits = self._model.finding_logits(
+            pooled[index][None].to(self._device),
+            self._present.embedding,
+            self._absent.embedding,
+            top_logit(seen.masks[None], region[None]).to(self._device),
+        )[0]  # (A,)
+        offset = logits.new_tensor([thresholds.finding_offset(a.name) for a in self._searched])
+        probabilities = ((logits + offset) / thresholds.temperature).sigmoid().cpu().tolist()
+        findings = []
+        for i, entry in enumerate(self._searched):
+            if not organ_readings[index[i]].present:
+                findings.append(Finding(entry.organ, entry.name, None, "undetermined", None))
+                continue
+            own = [n.probability for n in lesions if n.type == entry.name]
+            if not thresholds.raise_findings:
+                own = []
+            probability = max([float(probabilities[i]), *own])
+            inside = seen.masks[i] * seen.regions[entry.organ].reach
+            best = np.unravel_index(int(inside.argmax()), tuple(inside.shape))
+            point = geometry.map_indices_to_reference(np.array([best], dtype=np.float64))[0]
+            findings.append(
+                Finding(
+                    organ=entry.organ,
+                    abnormality=entry.name,
+                    probability=probability,
+                    status="present" if own else thresholds.status(probability),
+                    position_lps_mm=(float(point[0]), float(point[1]), float(point[2])),
+                )
+            )
+        return tuple(findings)

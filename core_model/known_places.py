@@ -1,0 +1,83 @@
+"""Where each abnormality of the dictionary most likely is: what is kept of masks for later questions.
+
+A question comes when image and masks are gone. For every abnormality some places are kept, whether it
+was reported or not: who asks for a lesion knows, or wants to see, what speaks for one. Our choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+
+from core_model.abnormality import Abnormality
+from core_model.detection import Seen
+from core_model.lesions import Component
+from core_model.reading import KnownPlace
+
+MOST = 5  # of one abnormality
+APART_MM = 30.0  # as places of a text (`core_model.ranking`)
+LEAST = 0.01  # probability of a peak that counts
+
+
+def known_places(
+    seen: Seen, searched: Sequence[Abnormality], geometry: hd.VolumeGeometry
+) -> tuple[KnownPlace, ...]:
+    """The likeliest places of every abnormality, no two of one nearer than `APART_MM`.
+
+    Of tumours the judged candidates come first, by the judge's score; then, and for all others, peaks
+    of the mask inside the organ's reach.
+
+    Parameters
+    ----------
+    seen: of the detector that searches `searched`, in this order.
+    geometry: of the masks.
+
+    Returns
+    -------
+    Up to `MOST` per abnormality, in the order of `searched`, the likeliest first.
+    """
+    places: list[KnownPlace] = []
+    for i, entry in enumerate(searched):
+        free = (seen.masks[i] * seen.regions[entry.organ].reach).numpy().copy()  # (D, H, W)
+        for index, score in _best(free, seen.candidates[i], np.array(geometry.spacing)):
+            point = geometry.map_indices_to_reference(index[None])[0]
+            position = (float(point[0]), float(point[1]), float(point[2]))
+            places.append(KnownPlace(entry.name, position, score))
+    return tuple(places)
+
+
+def _best(
+    free: npt.NDArray[np.float32], found: Sequence[Component], spacing: npt.NDArray[np.float64]
+) -> Iterator[tuple[npt.NDArray[np.float64], float]]:
+    """Index and score of up to `MOST` places; `free` is emptied round each."""
+    for _ in range(MOST):
+        candidate = next((c for c in found if (free[c.mask] > 0).any()), None)
+        if candidate is not None:
+            centre = np.argwhere(candidate.mask).mean(0)
+            score = candidate.score
+            free[candidate.mask] = 0.0
+            found = [c for c in found if c is not candidate]
+        else:
+            strongest = np.unravel_index(int(free.argmax()), free.shape)
+            centre, score = np.array(strongest, dtype=np.float64), float(free[strongest])
+            if score < LEAST:
+                return
+        yield centre, score
+        _empty(free, centre, spacing)
+
+
+def _empty(
+    free: npt.NDArray[np.float32], centre: npt.NDArray[np.float64], spacing: npt.NDArray[np.float64]
+) -> None:
+    """Zero round `centre`, in voxels, up to `APART_MM`."""
+    reach = APART_MM / spacing
+    box = tuple(
+        slice(max(0, int(np.ceil(c - r))), min(n, int(np.floor(c + r)) + 1))
+        for c, r, n in zip(centre, reach, free.shape, strict=True)
+    )
+    axes = np.ogrid[box]
+    gap = sum(((a - c) * s) ** 2 for a, c, s in zip(axes, centre, spacing, strict=True))
+    free[box][gap < APART_MM**2] = 0.0

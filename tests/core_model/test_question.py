@@ -1,0 +1,101 @@
+"""Which entry of the dictionary a text means, and what is known of it comes first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from core_model.anatomy import organ
+from core_model.localization import Searchable, agreement
+from core_model.question import Meaning, Question
+from core_model.ranking import APART_MM, heat, ranked_places
+from core_model.reader import Reader
+from core_model.reading import KnownPlace
+from tests.core_model.test_encoding import WIDTH, encoding_of
+
+QUERY = np.eye(WIDTH, dtype=np.float32)[0]
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return Reader.load(None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name"),
+    [
+        ("hypodense liver lesion", "abnormality", "liver_tumour"),
+        ("pulmonary nodule in the right lower lobe", "abnormality", "lung_nodule"),
+        ("Gallstones, unchanged (series 2, image 41).", "abnormality", "gallstones"),
+        ("spleen", "organ", "spleen"),
+        ("where is the liver", "organ", "liver"),
+    ],
+)
+def test_a_text_means_the_entry_of_the_dictionary(reader: Reader, text: str, kind: str, name: str) -> None:
+    question = reader.question(text)
+    assert question.meaning is not None
+    assert (question.meaning.kind, question.meaning.name) == (kind, name)
+    np.testing.assert_allclose(question.embedding, reader.embed(text), atol=1e-5)
+
+
+def test_a_text_about_something_else_means_nothing(reader: Reader) -> None:
+    assert reader.question("the weather in spring").meaning is None
+
+
+def about(kind: str, name: str) -> Question:
+    return Question("x", QUERY, Meaning(kind, name, 1.0))  # type: ignore[arg-type]
+
+
+def test_what_masks_saw_comes_before_what_words_find() -> None:
+    encoding = encoding_of((9, 12, 12))
+    corner, middle = encoding.grid.map_indices_to_reference(np.array([[1.0, 2, 2], [7.25, 8, 8]]))
+    seen = (
+        KnownPlace("liver_tumour", tuple(corner), 0.2),
+        KnownPlace("liver_tumour", tuple(middle), 0.999),
+        KnownPlace("liver_cyst", tuple(corner), 0.9999),
+    )
+    study = Searchable(replace(encoding, known_places=seen))
+    places = ranked_places(study, about("abnormality", "liver_tumour"), 6)
+    np.testing.assert_allclose(places[0].found.position_lps_mm, middle, atol=1e-6)
+    np.testing.assert_allclose(places[1].found.position_lps_mm, corner, atol=1e-6)
+    points = np.array([p.found.position_lps_mm for p in places])
+    gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)[~np.eye(len(points), dtype=bool)]
+    assert len(places) > 2
+    assert (gaps >= APART_MM - 1e-3).all()
+    unknown = ranked_places(study, about("abnormality", "kidney_stone"), 1)[0]
+    words = ranked_places(study, Question("x", QUERY), 1)[0]
+    assert unknown.found.position_lps_mm == words.found.position_lps_mm
+
+
+def test_an_organ_is_found_in_its_middle_the_larger_part_first() -> None:
+    encoding = encoding_of((9, 12, 12))
+    organs = np.zeros_like(encoding.grid_organs)
+    features = np.zeros_like(encoding.grid_features)
+    features[..., 1] = 1  # all is body
+    organs[1:3, 1:3, 1:3] = organ("kidneys").label
+    organs[4:7, 6:11, 6:11] = organ("kidneys").label
+    study = Searchable(replace(encoding, grid_organs=organs, grid_features=features))
+    places = ranked_places(study, about("organ", "kidneys"), 2)
+    cells = [study.cell_at(p.found.position_lps_mm) for p in places]
+    assert cells[0] == (5, 8, 8)
+    assert all(1 <= axis < 3 for axis in cells[1])
+    assert [p.found.organ for p in places] == ["kidneys", "kidneys"]
+
+
+def test_the_heat_map_is_brightest_where_the_first_known_place_is() -> None:
+    encoding = encoding_of((9, 12, 12))
+    corner, middle = encoding.grid.map_indices_to_reference(np.array([[1.0, 2, 2], [7.25, 8, 8]]))
+    seen = (KnownPlace("liver_cyst", tuple(corner), 0.2), KnownPlace("liver_cyst", tuple(middle), 0.9))
+    study = Searchable(replace(encoding, known_places=seen))
+    question = about("abnormality", "liver_cyst")
+    for by_slab in (False, True):
+        shown = heat(study, question, by_slab=by_slab)
+        first = ranked_places(study, question, 1, by_slab=by_slab)[0].found
+        assert np.unravel_index(int(shown.argmax()), shown.shape) == study.cell_at(first.position_lps_mm)
+        assert first.position_lps_mm in (tuple(corner), tuple(middle))
+        assert (shown.dtype, float(shown.max())) == (np.dtype(np.float32), 1.0)
+        assert not shown[~study.inside].any()
+    words = Question("x", QUERY)
+    np.testing.assert_array_equal(heat(study, words), agreement(study, QUERY))
