@@ -1,8 +1,8 @@
 """A question's places in a study, best first: what masks knew of the dictionary, then where words agree.
 
-Where a text means an abnormality, its known places come first, ordered by what the masks saw there and
-how well the place agrees with the text; where it means an organ, the organ's own parts. Everything else,
-and every further place, is found by the agreement of cells and slabs alone.
+Where a text means an abnormality, its known places compete, by what the masks saw there and how well the
+place agrees with the text, with the place that agrees best; where it means an organ, the organ's own parts
+come first. Everything else, and every further place, is found by the agreement of cells and slabs alone.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ SNIPPET_TEMPERATURE = 0.1  # of the softmax over slabs, RadFinder's (model.md 2.
 # Two places nearer than this are one: the neighbourhood that a place is judged by is 24 mm wide at
 # 8 mm cells. Our choice.
 APART_MM = 30.0
-# What a cosine of 1 weighs beside the logit of what the masks saw. Our choice, by development patients.
-WORDS = 10.0
-LEAST_SEEN = 1e-4  # so that a logit is finite
+# How known places and words are weighed against one another; by development patients, our choice.
+WORDS = 40.0  # of a cosine that is lower than the best of the study by 1, beside the logit of what was seen
+MOST_SEEN = 3.0  # logits beyond count no more
+UNSEEN = -2.0  # logit of the place that words alone would choose
 GLOW_MM = 12.0  # standard deviation round a known place in a heat map
 DIMMED = 0.5  # agreement beside known places in a heat map
 
@@ -60,100 +61,123 @@ def ranked_places(
         raise ValueError(f"k = {k}; ask for at least one place")
     if not study.inside.any():
         raise ValueError("encoding shows no body; read the study again")
-    cosine = study.cosine(question.embedding)
-    smooth = study.smoothed(cosine)
-    scores = study.slab_scores(question.embedding) if by_slab else cosine.max(axis=(1, 2))
-    free = study.inside.copy()
-    places: list[Place] = []
+    search = _Search(study, question, by_slab, apart_mm)
+    for _, position in _known(study, question, search.scores if by_slab else search.smooth):
+        if len(search.places) < k and search.free.any():
+            search.take(position)
+    while len(search.places) < k and search.free.any():
+        search.take(None)
+    return tuple(search.places)
 
-    def take(cell: Cell, position: PointLPS, score: float) -> None:
-        place = place_at(
-            study,
-            question.text,
-            cell,
-            score,
-            rank=len(places) + 1,
-            position_lps_mm=position,
-            slab_scores=scores,
-        )
-        places.append(place)
 
-    for _, position in _known(study, question, scores if by_slab else smooth):
-        cell = study.cell_at(position)
-        if len(places) < k and free[cell]:
-            take(cell, position, float(scores[cell[0]] if by_slab else cosine[cell]))
-            free &= ~_near(study.encoding, position, apart_mm)
-    while len(places) < k and free.any():
-        if by_slab:
-            open_layers = any_in_plane(free)
-            layer = int(np.where(open_layers, scores, -np.inf).argmax())
-            free_here = np.zeros_like(free)
-            free_here[layer] = free[layer]
-            cell = _best(smooth, free_here)
-            take(
-                cell, _point(study.encoding, (_between(scores, layer, open_layers), *cell[1:])), scores[layer]
-            )
-            free[_near_layers(study.encoding, layer, apart_mm)] = False
+class _Search:
+    """Places that were taken, and the cells that are still free."""
+
+    def __init__(self, study: Searchable, question: Question, by_slab: bool, apart_mm: float) -> None:
+        self.places: list[Place] = []
+        self.free = study.inside.copy()
+        self._study = study
+        self._text = question.text
+        self._by_slab = by_slab
+        self._apart_mm = apart_mm
+        self._cosine = study.cosine(question.embedding)
+        self.smooth = study.smoothed(self._cosine)
+        self.scores = study.slab_scores(question.embedding) if by_slab else self._cosine.max(axis=(1, 2))
+
+    def take(self, position: PointLPS | None) -> None:
+        """Take a known place, unless it is near a better one; None takes the one that agrees best."""
+        if position is not None:
+            cell = self._study.cell_at(position)
+            if self.free[cell]:
+                self._add(cell, position)
+                self.free[_near(self._study.encoding, position, self._apart_mm)] = False
+        elif self._by_slab:
+            open_layers = any_in_plane(self.free)
+            layer = int(np.where(open_layers, self.scores, -np.inf).argmax())
+            here = np.zeros_like(self.free)
+            here[layer] = self.free[layer]
+            cell = _best(self.smooth, here)
+            axial = _between(self.scores, layer, open_layers)
+            self._add(cell, _point(self._study.encoding, (axial, *cell[1:])))
+            self.free[_near_layers(self._study.encoding, layer, self._apart_mm)] = False
         else:
-            cell = _best(smooth, free)
-            take(cell, _point(study.encoding, cell), float(cosine[cell]))
-            free &= ~_near(study.encoding, places[-1].found.position_lps_mm, apart_mm)
-    return tuple(places)
+            cell = _best(self.smooth, self.free)
+            middle = _point(self._study.encoding, cell)
+            self._add(cell, middle)
+            self.free[_near(self._study.encoding, middle, self._apart_mm)] = False
+
+    def _add(self, cell: Cell, position: PointLPS) -> None:
+        place = place_at(
+            self._study,
+            self._text,
+            cell,
+            float(self.scores[cell[0]] if self._by_slab else self._cosine[cell]),
+            rank=len(self.places) + 1,
+            position_lps_mm=position,
+            slab_scores=self.scores,
+        )
+        self.places.append(place)
 
 
 def heat(study: Searchable, question: Question, *, by_slab: bool = False) -> Floats:
     """A map of where a text may be, 0..1, for people to see. Our choice of scale.
 
-    The agreement of cells with the text (`core_model.localization.agreement`); where places are known of
-    what it means, each glows as strongly as it is likely beside the best, and the agreement is dimmed.
+    The agreement of cells with the text (`core_model.localization.agreement`); places that are known of what
+    it means glow as strongly as they are likely, and where one of them leads the agreement is dimmed.
 
     Returns
     -------
-    (d, h, w) float32 on the encoding's grid, 0 outside of the body; without slabs largest at the first of
-    `ranked_places`, with them too where places are known.
+    (d, h, w) float32 on the encoding's grid, 0 outside of the body; largest at the first of
+    `ranked_places`, with slabs only where that is a known place.
     """
     share = agreement(study, question.embedding, by_slab=by_slab)
-    said = (
-        study.slab_scores(question.embedding) if by_slab else study.smoothed(study.cosine(question.embedding))
-    )
-    known = _known(study, question, said)
-    if not known:
+    said = study.smoothed(study.cosine(question.embedding))
+    ranked = _known(study, question, study.slab_scores(question.embedding) if by_slab else said)
+    if not ranked:
         return share
-    glow = np.zeros_like(share)
-    for weight, position in known:
-        gap = _squared_mm(study.encoding, position)
-        own = np.where(study.inside, np.exp(-(gap - gap.min()) / (2 * GLOW_MM**2)), 0.0)
-        glow = np.maximum(glow, np.exp(weight - known[0][0]) * own)
-    return np.maximum(glow, DIMMED * share).astype(np.float32)
+    best, leader = ranked[0]
+    shown = share if leader is None else DIMMED * share
+    for weight, position in ranked:
+        if position is not None:
+            gap = _squared_mm(study.encoding, position)
+            glow = np.exp(weight - best - (gap - gap.min()) / (2 * GLOW_MM**2))
+            shown = np.maximum(shown, np.where(study.inside, glow, 0.0))
+    return shown.astype(np.float32)
 
 
-def _known(study: Searchable, question: Question, said: Floats) -> list[tuple[float, PointLPS]]:
+def _known(study: Searchable, question: Question, said: Floats) -> list[tuple[float, PointLPS | None]]:
     """Places that are known of what the text means, with the logarithm of their weight, best first.
 
     Parameters
     ----------
     said: (d,) cosine of slabs or (d, h, w) of cells with the text.
+
+    Returns
+    -------
+    None stands for the place that words alone would choose. Empty where nothing is known.
     """
     meaning = question.meaning
     if meaning is None:
         return []
     if meaning.kind == "organ":
         return _parts(study, organ(meaning.name).label)
-    ranked = []
+    ranked: list[tuple[float, PointLPS | None]] = []
     for known in study.encoding.known_places:
         if known.abnormality == meaning.name:
             cell = study.cell_at(known.position_lps_mm)
             slabs = slice(max(0, cell[0] - 1), cell[0] + 2)
             agrees = float(said[slabs].max() if said.ndim == 1 else said[cell])
-            seen = float(logit(np.clip(known.score, LEAST_SEEN, 1 - LEAST_SEEN)))
-            ranked.append((seen + WORDS * agrees, known.position_lps_mm))
-    return sorted(ranked, key=lambda one: -one[0])
+            seen = float(np.clip(logit(known.score), -MOST_SEEN, MOST_SEEN))
+            ranked.append((seen + WORDS * (agrees - float(said.max())), known.position_lps_mm))
+    if not ranked:
+        return []
+    return sorted([*ranked, (UNSEEN, None)], key=lambda one: -one[0])
 
 
-def _parts(study: Searchable, label: int) -> list[tuple[float, PointLPS]]:
+def _parts(study: Searchable, label: int) -> list[tuple[float, PointLPS | None]]:
     """Of each connected part of an organ the cell nearest to its middle; a part weighs its cells."""
     parts, count = ndimage.label((study.encoding.grid_organs == label) & study.inside)
-    middles = []
+    middles: list[tuple[float, PointLPS | None]] = []
     for number in range(1, count + 1):
         own = np.argwhere(parts == number)
         middle = own[((own - own.mean(0)) ** 2).sum(1).argmin()]

@@ -48,13 +48,14 @@ def about(kind: str, name: str) -> Question:
     return Question("x", QUERY, Meaning(kind, name, 1.0))  # type: ignore[arg-type]
 
 
-def test_what_masks_saw_comes_before_what_words_find() -> None:
+def test_known_places_compete_with_words_by_what_was_seen() -> None:
     encoding = encoding_of((9, 12, 12))
+    encoding = replace(encoding, grid_features=np.full_like(encoding.grid_features, 0.25))  # all agree alike
     corner, middle = encoding.grid.map_indices_to_reference(np.array([[1.0, 2, 2], [7.25, 8, 8]]))
     seen = (
         KnownPlace("liver_tumour", tuple(corner), 0.2),
         KnownPlace("liver_tumour", tuple(middle), 0.999),
-        KnownPlace("liver_cyst", tuple(corner), 0.9999),
+        KnownPlace("liver_cyst", tuple(corner), 0.01),
     )
     study = Searchable(replace(encoding, known_places=seen))
     places = ranked_places(study, about("abnormality", "liver_tumour"), 6)
@@ -64,9 +65,22 @@ def test_what_masks_saw_comes_before_what_words_find() -> None:
     gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)[~np.eye(len(points), dtype=bool)]
     assert len(places) > 2
     assert (gaps >= APART_MM - 1e-3).all()
-    unknown = ranked_places(study, about("abnormality", "kidney_stone"), 1)[0]
-    words = ranked_places(study, Question("x", QUERY), 1)[0]
-    assert unknown.found.position_lps_mm == words.found.position_lps_mm
+    words = ranked_places(study, Question("x", QUERY), 1)[0].found
+    for hardly_seen in ("liver_cyst", "kidney_stone"):
+        found = ranked_places(study, about("abnormality", hardly_seen), 1)[0].found
+        assert found.position_lps_mm == words.position_lps_mm
+
+
+def test_words_outweigh_what_was_seen_where_they_differ_enough() -> None:
+    encoding = encoding_of((9, 12, 12))
+    features = np.zeros_like(encoding.grid_features)
+    features[..., 1] = 1
+    features[1:4, 1:4, 1:4, 0] = 1
+    (elsewhere,) = encoding.grid.map_indices_to_reference(np.array([[7.0, 8, 8]]))
+    seen = (KnownPlace("liver_cyst", tuple(elsewhere), 0.99),)
+    study = Searchable(replace(encoding, grid_features=features, known_places=seen))
+    first = ranked_places(study, about("abnormality", "liver_cyst"), 1)[0].found
+    assert study.cell_at(first.position_lps_mm) == (2, 2, 2)
 
 
 def test_an_organ_is_found_in_its_middle_the_larger_part_first() -> None:
@@ -86,16 +100,21 @@ def test_an_organ_is_found_in_its_middle_the_larger_part_first() -> None:
 
 def test_the_heat_map_is_brightest_where_the_first_known_place_is() -> None:
     encoding = encoding_of((9, 12, 12))
-    corner, middle = encoding.grid.map_indices_to_reference(np.array([[1.0, 2, 2], [7.25, 8, 8]]))
+    body = np.abs(encoding.grid_features).max(-1, keepdims=True) > 0
+    encoding = replace(
+        encoding, grid_features=np.where(body, 0.25, 0).astype(np.float16) * np.ones(WIDTH, "f2")
+    )
+    corner, middle = encoding.grid.map_indices_to_reference(np.array([[2.0, 3, 3], [7.25, 8, 8]]))
     seen = (KnownPlace("liver_cyst", tuple(corner), 0.2), KnownPlace("liver_cyst", tuple(middle), 0.9))
     study = Searchable(replace(encoding, known_places=seen))
     question = about("abnormality", "liver_cyst")
-    for by_slab in (False, True):
-        shown = heat(study, question, by_slab=by_slab)
-        first = ranked_places(study, question, 1, by_slab=by_slab)[0].found
-        assert np.unravel_index(int(shown.argmax()), shown.shape) == study.cell_at(first.position_lps_mm)
-        assert first.position_lps_mm in (tuple(corner), tuple(middle))
-        assert (shown.dtype, float(shown.max())) == (np.dtype(np.float32), 1.0)
-        assert not shown[~study.inside].any()
-    words = Question("x", QUERY)
-    np.testing.assert_array_equal(heat(study, words), agreement(study, QUERY))
+    shown = heat(study, question)
+    first = ranked_places(study, question, 1)[0].found
+    assert (
+        np.unravel_index(int(shown.argmax()), shown.shape)
+        == study.cell_at(first.position_lps_mm)
+        == (7, 8, 8)
+    )
+    assert (shown.dtype, float(shown.max())) == (np.dtype(np.float32), 1.0)
+    assert not shown[~study.inside].any()
+    np.testing.assert_array_equal(heat(study, Question("x", QUERY)), agreement(study, QUERY))
