@@ -1,8 +1,9 @@
-"""A grounded checkpoint against its baseline on the same patients: ``python -m training.compare``.
+"""Two checkpoints on the same patients, a grounded one against its baseline or against an ablation of it.
 
 Vanilla CLIP draws no masks, so each is measured by what it has: the grounded reader's findings against
-the baseline's prompts on the whole scan (CT-GLIP's zero-shot comparison, model.md section 1). Differences
-are paired by patient. It reads what the folder of cases lacks, and trains nothing.
+the baseline's prompts on the whole scan (CT-GLIP's zero-shot comparison, model.md section 1). With
+``--ablation`` both are grounded and measured by the same figures. Differences are paired by patient. It reads
+what the folder of cases lacks, and trains nothing. Called as ``python -m training.compare``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,12 @@ ROWS = (
 )
 
 
+ABLATION_ROWS = (
+    *(replace(row, baseline=row.grounded) for row in ROWS),
+    Row("organ recognition, top-1", "organ_recognition/top1", "organ_recognition/top1", "share"),
+)
+
+
 def side(summary: Summary) -> Figures:
     """A summary's figures and what only a comparison asks: zero-shot AUC of tumours on the whole scan."""
     tumours = [a.name for a in abnormalities() if a.tumour]
@@ -83,7 +90,7 @@ def side(summary: Summary) -> Figures:
 
 
 def compared(
-    grounded: Summary, baseline: Summary, draws: int
+    grounded: Summary, baseline: Summary, draws: int, rows: Sequence[Row] = ROWS
 ) -> list[tuple[Row, dict[str, Estimate | None]]]:
     """Every row with "grounded", "baseline" and "difference", intervals by patient.
 
@@ -99,7 +106,7 @@ def compared(
     def figures(weights: Weights) -> dict[str, float | None]:
         one, other = left(weights), right(weights)
         found: dict[str, float | None] = {}
-        for row in ROWS:
+        for row in rows:
             a, b = one.get(row.grounded), other.get(row.baseline)
             found[f"{row.label}/grounded"], found[f"{row.label}/baseline"] = a, b
             found[f"{row.label}/difference"] = None if a is None or b is None else a - b
@@ -107,7 +114,7 @@ def compared(
 
     estimates = bootstrap(figures, len(grounded.records), draws)
     sides = ("grounded", "baseline", "difference")
-    return [(row, {s: estimates.get(f"{row.label}/{s}") for s in sides}) for row in ROWS]
+    return [(row, {s: estimates.get(f"{row.label}/{s}") for s in sides}) for row in rows]
 
 
 def markdown(
@@ -157,6 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--cases", type=Path, required=True, metavar="DIR", help="keep what was read there; go on from it"
     )
     parser.add_argument("--out", type=Path, help="write JSON there, and the table beside it as Markdown")
+    parser.add_argument(
+        "--ablation",
+        action="store_true",
+        help="the baseline is a grounded one too (training.pretrain --without): same figures on both sides",
+    )
     parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws (default: %(default)s)")
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
@@ -171,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stream = read_together(readers, seeds, [r.thresholds for r in readers], args.cases, shared)
     pairs = list(track(stream, total=args.n, description="reading phantoms", console=console))
     summaries = [_summary(r, [p[i] for p in pairs]) for i, r in enumerate(readers)]
-    rows = compared(summaries[0], summaries[1], args.draws)
+    rows = compared(summaries[0], summaries[1], args.draws, ABLATION_ROWS if args.ablation else ROWS)
     names = (readers[0].identity.name, readers[1].identity.name)
     table = Table("measured", *names, "difference", title=f"{args.n} unseen phantoms ({VERSION})")
     for cells in _cells(rows):

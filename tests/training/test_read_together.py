@@ -19,7 +19,7 @@ from tests.training.verdicts import record
 from training import calibrate, case_store, compare
 from training.benchmark import Case, make_case
 from training.case_store import load_record, read_cases, read_together
-from training.compare import ROWS, compared, markdown
+from training.compare import ABLATION_ROWS, ROWS, compared, markdown
 from training.read_together import main, part, readers_of
 from training.shared_encoder import share_encoder
 from training.stored_windows import encoder_digest
@@ -169,6 +169,18 @@ def test_differences_are_those_of_the_two_sides() -> None:
     tumour = rows["tumour detection, AUC (mean over types)"]
     assert tumour["difference"] is None
     assert "| - |" in text
+
+
+def test_an_ablation_is_measured_by_the_same_figures_on_both_sides() -> None:
+    whole, less = summary([0.9, 0.8, 0.2, 0.1], True), summary([0.4, 0.9, 0.6, 0.1], False)
+    rows = dict((row.label, found) for row, found in compared(whole, less, 20, ABLATION_ROWS))
+    assert "organ recognition, top-1" in rows
+    auc = rows["abnormality detection, AUC"]
+    assert auc["baseline"].value == 0.75  # type: ignore[union-attr]
+    same = dict((row.label, found) for row, found in compared(whole, whole, 20, ABLATION_ROWS))
+    measured = [found["difference"] for found in same.values() if found["difference"] is not None]
+    assert measured
+    assert all((d.value, d.low, d.high) == (0, 0, 0) for d in measured)
 
 
 def test_sides_of_other_patients_are_not_compared() -> None:
