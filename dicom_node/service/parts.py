@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Protocol, cast
@@ -16,8 +16,9 @@ from core_model.reading import ModelIdentity
 from dicom_node.archive import Archive
 from dicom_node.config import Config
 from dicom_node.service.archive_search import ArchiveSearch
-from dicom_node.service.encodings import EncodingCache, TextCache
+from dicom_node.service.encodings import EncodingCache
 from dicom_node.service.jobs import Jobs
+from dicom_node.service.texts import TextCache
 
 
 class CanAsk(Protocol):
@@ -31,8 +32,8 @@ class CanAsk(Protocol):
     def by_slab(self) -> bool:
         """Whether slabs decide on the axial position."""
 
-    def embed(self, text: str) -> npt.NDArray[np.float32]:
-        """(E,) unit length embedding of a text."""
+    def embed_all(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """(T, E) unit length embeddings of texts; ValueError where one holds nothing to look for."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Parts:
         """The parts of a service that answers for `archive`."""
         encodings = EncodingCache(config.service.cache_mib << 20)
         search = ArchiveSearch(archive, reader.identity.digest, by_slab=reader.by_slab)
-        return cls(config, archive, reader, encodings, TextCache(reader.embed), search, Jobs(config, archive))
+        return cls(config, archive, reader, encodings, TextCache(reader.embed_all), search, Jobs(config, archive))
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -104,7 +104,7 @@ def lesion_segments(lesions: Sequence[dict[str, Any]]) -> list[Segment]:
 
 
 def segments_nrrd(labels: hd.Volume, segments: Sequence[Segment]) -> bytes:
-    """A label volume as ``.seg.nrrd``.
+    """A label volume as ``.seg.nrrd``, cropped to its segments: the rest of a CT is nothing to load.
 
     Parameters
     ----------
@@ -113,6 +113,7 @@ def segments_nrrd(labels: hd.Volume, segments: Sequence[Segment]) -> bytes:
     """
     boxes = ndimage.find_objects(labels.array, max_label=255)
     shown = [s for s in segments if boxes[s.label - 1] is not None]
+    whole = _around([boxes[segment.label - 1] for segment in shown])
     fields = {
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_SourceRepresentation": "Binary labelmap",  # the same field since Slicer 5.4
@@ -120,11 +121,19 @@ def segments_nrrd(labels: hd.Volume, segments: Sequence[Segment]) -> bytes:
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     for number, segment in enumerate(shown):
-        fields |= _fields(f"Segment{number}_", segment, boxes[segment.label - 1])
-    return volume_nrrd(labels, fields)
+        box = [slice(b.start - w.start, b.stop - w.start) for b, w in zip(boxes[segment.label - 1], whole, strict=True)]
+        fields |= _fields(f"Segment{number}_", segment, box)
+    return volume_nrrd(labels[whole], fields)
 
 
-def _fields(prefix: str, segment: Segment, box: tuple[slice, slice, slice]) -> dict[str, str]:
+def _around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The smallest box that holds all boxes; one voxel where there is none (no axis may be empty)."""
+    if not boxes:
+        return (slice(0, 1),) * 3
+    return tuple(slice(min(a.start for a in axis), max(a.stop for a in axis)) for axis in zip(*boxes, strict=True))
+
+
+def _fields(prefix: str, segment: Segment, box: Sequence[slice]) -> dict[str, str]:
     extent = [index for axis in reversed(box) for index in (axis.start, axis.stop - 1)]  # i, j, k
     tags = "Segmentation.Status:inprogress|"
     if segment.category is not None and segment.kind is not None:
