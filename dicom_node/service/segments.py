@@ -174,13 +174,16 @@ def drawn_segments(header: NrrdHeader, array: npt.NDArray[Any]) -> Iterator[Draw
 
     Raises
     ------
-    NrrdError: no segment fields, too many, or one that names a layer that is not there.
+    NrrdError: labels without segment fields, too many segments, or one that names a layer that is not there.
+        A segmentation without labels may be without segments: all were removed.
     """
     found: dict[int, dict[str, str]] = {}
     for key, value in header.fields.items():
         match = _FIELD.fullmatch(key)
         if match:
             found.setdefault(int(match[1]), {})[match[2]] = str(value)
+    if not found and "Segmentation_MasterRepresentation" in header.fields and not array.any():
+        return
     if not found:
         raise NrrdError("the file has no segments", "save the segmentation as .seg.nrrd from 3D Slicer")
     if len(found) > MAX_SEGMENTS:
