@@ -1,11 +1,11 @@
 """Does a question end on the slice of the lesion? ``python -m benchmarks.extension_queries`` (issue 4).
 
-Patients of the phantom benchmark, stored as DICOM and read by the node, are asked for what was planted in them
-through the 3D Slicer extension in its test harness: type, Enter, and where the red slice stands. Everything is kept in
-``--work``, so that a run that was cut off goes on. Needs the slicer extra.
+Patients of the phantom benchmark, stored as DICOM and read by the node, are asked for what was planted
+in them through the 3D Slicer extension in its test harness: type, Enter, and where the red slice stands.
+Everything is kept in ``--work``, so that a run that was cut off goes on. Needs the slicer extra.
 
-The distance is that along the scan's axis from the red slice to the nearest slice that shows a voxel of a planted
-lesion of the kind asked for; 0 within half a slice of one. The baseline stands on the middle slice of the scan.
+The distance is that along the scan's axis from the red slice to the nearest slice that shows a voxel of a
+planted lesion of the kind asked for; 0 within half a slice of one. The baseline is the scan's middle slice.
 """
 
 from __future__ import annotations

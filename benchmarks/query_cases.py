@@ -1,8 +1,8 @@
 """The patients and questions of `benchmarks.extension_queries`: made, stored as DICOM, read by the node.
 
 Not the asking. Which questions there are follows from the seeds and the dictionary alone, never from an
-answer: patients of the phantom benchmark from its first test seed on, in order, and of each patient one question for
-each focal abnormality that was planted and can be seen in the scan.
+answer: patients of the phantom benchmark from its first test seed on, in order, and of each patient one
+question for each focal abnormality that was planted and can be seen in the scan.
 """
 
 from __future__ import annotations

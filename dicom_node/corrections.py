@@ -6,7 +6,7 @@ the node's own. The same correction sent twice is kept once.
 ``corrections/ID.json`` beside them is what retraining reads (`training.datasets.archive`), and names all that
 belongs to a correction; it holds no name of a person. ``"sightline-correction/1"``:
 
-- ``study_instance_uid``, ``series_instance_uid``, ``reading_key``, ``model`` (name, version, digest that read);
+- ``study_instance_uid``, ``series_instance_uid``, ``reading_key``, ``model`` (name, version, digest);
 - ``images``: the DICOM CT files that were read, in slice order, as paths from the folder of the JSON file;
 - ``reading``: path of the node's ``reading.json``, likewise;
 - ``marks``: per finding of the reading that was judged: ``finding_index``, ``organ``, ``abnormality``,

@@ -64,7 +64,9 @@ class Parts:
         """The parts of a service that answers for `archive`."""
         encodings = EncodingCache(config.service.cache_mib << 20)
         search = ArchiveSearch(archive, reader.identity.digest, by_slab=reader.by_slab)
-        return cls(config, archive, reader, encodings, TextCache(reader.embed_all), search, Jobs(config, archive))
+        return cls(
+            config, archive, reader, encodings, TextCache(reader.embed_all), search, Jobs(config, archive)
+        )
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -121,7 +121,10 @@ def segments_nrrd(labels: hd.Volume, segments: Sequence[Segment]) -> bytes:
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     for number, segment in enumerate(shown):
-        box = [slice(b.start - w.start, b.stop - w.start) for b, w in zip(boxes[segment.label - 1], whole, strict=True)]
+        box = [
+            slice(b.start - w.start, b.stop - w.start)
+            for b, w in zip(boxes[segment.label - 1], whole, strict=True)
+        ]
         fields |= _fields(f"Segment{number}_", segment, box)
     return volume_nrrd(labels[whole], fields)
 
@@ -130,7 +133,9 @@ def _around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
     """The smallest box that holds all boxes; one voxel where there is none (no axis may be empty)."""
     if not boxes:
         return (slice(0, 1),) * 3
-    return tuple(slice(min(a.start for a in axis), max(a.stop for a in axis)) for axis in zip(*boxes, strict=True))
+    return tuple(
+        slice(min(a.start for a in axis), max(a.stop for a in axis)) for axis in zip(*boxes, strict=True)
+    )
 
 
 def _fields(prefix: str, segment: Segment, box: Sequence[slice]) -> dict[str, str]:

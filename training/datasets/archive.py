@@ -113,7 +113,14 @@ def read_correction(path: Path) -> CorrectedStudy:
         images = [pydicom.dcmread(path.parent / name) for name in document["images"]]
         volume = _volume(images)
         labels, segments = _labels(path.parent, document, images)
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, pydicom.errors.InvalidDicomError) as error:
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        pydicom.errors.InvalidDicomError,
+    ) as error:
         raise ValueError(f"{path.name} cannot be read as a corrected study: {error}") from error
     return CorrectedStudy(path.stem, volume, labels, segments, verdicts)
 

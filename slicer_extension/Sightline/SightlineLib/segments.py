@@ -10,7 +10,6 @@ import re
 import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import slicer
@@ -65,7 +64,10 @@ def _unpacked(content: bytes) -> Generator[None, None, _File]:
             fields[key.strip()] = value.removeprefix("=").strip()
     sizes = tuple(int(n) for n in fields["sizes"].split())
     plain = (fields["type"], fields["encoding"], fields["space"], len(sizes), min(sizes) > 0)
-    if plain[1:] != ("gzip", "left-posterior-superior", 3, True) or plain[0] not in ("uint8", "unsigned char"):
+    if plain[1:] != ("gzip", "left-posterior-superior", 3, True) or plain[0] not in (
+        "uint8",
+        "unsigned char",
+    ):
         raise ValueError(f"a kind of file that is not read here: {plain}")
     ijkToLps = np.eye(4)
     for axis, vector in enumerate(re.findall(r"\(([^)]*)\)", fields["space directions"])):

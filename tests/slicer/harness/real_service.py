@@ -44,17 +44,8 @@ class RealService:
         port = free_port()
         lines = f'archive = "archive"\ndevice = "cpu"\n{settings}\n[service]\nport = {port}\n'
         (folder / CONFIG).write_text(lines, encoding="utf-8")
-        made = subprocess.run(
-            [sys.executable, "-m", "tests.slicer.harness.read_phantom", str(folder)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        if made.returncode:
-            raise RuntimeError(f"the phantom was not made or not read:\n{made.stderr[-3000:]}")
         service = cls(folder)
+        service._python("-m", "tests.slicer.harness.read_phantom", str(folder))
         service.url = f"http://127.0.0.1:{port}"
         return service
 
@@ -80,6 +71,29 @@ class RealService:
             self._process.terminate()
             self._process.wait(60)
             self._process = None
+
+    def deliver(self) -> None:
+        """Have the node's courier send what is due, once."""
+        code = (
+            "import sys; from pathlib import Path; from dicom_node.archive import Archive;"
+            "from dicom_node.config import load_config; from dicom_node.delivery import Courier;"
+            "config = load_config(Path(sys.argv[1])); Courier(config, Archive.open(config)).send_due()"
+        )
+        self._python("-c", code, str(self.folder / CONFIG))
+
+    def status(self) -> list[dict[str, Any]]:
+        """What ``sightline status --json`` says."""
+        code = "import sys; from dicom_node.cli import main; sys.exit(main(sys.argv[1:]))"
+        config = str(self.folder / CONFIG)
+        return json.loads(self._python("-c", code, "status", "--json", "--config", config))
+
+    def _python(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{arguments} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        return done.stdout
 
     @property
     def token(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -12,19 +13,34 @@ import vtk
 from PySide6 import QtCore
 from SightlineLib import results as nodes
 
+from dicom_node.demo_node import free_port
+from tests.dicom_node.orthanc import AE_TITLE, orthanc
+from tests.dicom_node.validation import dciodvfy_errors
+from tests.peers import require
 from tests.slicer.harness import phantom
 from tests.slicer.harness.operator import Operator
 from tests.slicer.harness.real_service import RealService
 from tests.slicer.harness.server import SHAPES
 from tests.slicer.harness.waiting import wait_until
+from training.datasets.archive import corrected_studies
 
 RAS_FROM_LPS = np.array([-1.0, -1.0, 1.0])
 TEXT = "hypodense liver lesion"
 
 
+PACS_PORT = free_port()
+PACS = f"""
+[[destination]]
+name = "pacs"
+address = "127.0.0.1"
+port = {PACS_PORT}
+ae_title = "{AE_TITLE}"
+"""
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    with RealService.with_phantom(tmp_path_factory.mktemp("node")) as running:
+    with RealService.with_phantom(tmp_path_factory.mktemp("node"), PACS) as running:
         yield running
 
 
@@ -147,7 +163,14 @@ def correct(user, comment):
     return user.says.removesuffix(".").rsplit(" ", 1)[1]
 
 
-def test_a_correction_is_kept_as_dicom(user, volume, service):
+def in_pacs(pacs):
+    """The data sets of a PACS by SOP Instance UID."""
+    files = [pydicom.dcmread(io.BytesIO(pacs.fetch(found["id"]))) for found in pacs.objects()]
+    return {str(dataset.SOPInstanceUID): dataset for dataset in files}
+
+
+def test_a_correction_arrives_in_the_pacs_and_is_what_training_reads(user, volume, service, tmp_path):
+    program = require("Orthanc")
     user.click("openButton")
     user.wait()
     user.click_row("findingsTable", 0)
@@ -157,21 +180,33 @@ def test_a_correction_is_kept_as_dicom(user, volume, service):
     before = slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, volume)
     grown = before | np.roll(before, 1, axis=2)
     slicer.util.updateSegmentBinaryLabelmapFromArray(grown, node, identifier, volume)
-    report = result(service, correct(user, "larger"))
+    (counted,) = service.status()
+    report_uid = correct(user, "larger")
+    with orthanc(
+        program, tmp_path / "pacs", node_ae_title="SIGHTLINE", node_port=free_port(), dicom_port=PACS_PORT
+    ) as pacs:
+        service.deliver()
+        received = in_pacs(pacs)
+    report = received[report_uid]
     assert report.VerifyingObserverSequence[0].VerifyingObserverName == "Doe^Jane"
-    referenced = report.CurrentRequestedProcedureEvidenceSequence
-    uids = [
-        item.ReferencedSOPInstanceUID
-        for study in referenced
-        for series in study.ReferencedSeriesSequence
-        for item in series.ReferencedSOPSequence
-    ]
-    drawn = [result(service, uid) for uid in uids]
-    seg = next(d for d in drawn if d.Modality == "SEG" and d.ContentCreatorName == "Doe^Jane")
-    rows, columns = np.nonzero(grown.any(axis=0))
-    assert (seg.Rows, seg.Columns) == grown.shape[1:]
-    assert len(rows) == len(columns) > 0
-    assert int(seg.NumberOfFrames) >= np.count_nonzero(grown.any(axis=(1, 2)))
+    assert report.StudyInstanceUID == service.truth["study_instance_uid"]
+    (seg,) = (d for d in received.values() if d.get("ContentLabel") == "CORRECTION")
+    for dataset in (report, seg):
+        assert dciodvfy_errors(dataset, tmp_path) == []
+    (line,) = service.status()
+    assert line["corrections"] == counted["corrections"] + 1
+    assert (line["pending"], line["dead"]) == (0, 0)
+    study = next(
+        study
+        for study in corrected_studies(service.archive)
+        if study.verdicts and study.labels is not None and study.segments
+    )
+    # The extension's k runs along the slices of the CT, feet first, as the node's slices do.
+    order = slice(None) if study.volume.affine[2, 0] > 0 else slice(None, None, -1)
+    label = next(s.label for s in study.segments if s.abnormality is not None)
+    np.testing.assert_array_equal(study.labels[order] == label, grown > 0)
+    np.testing.assert_array_equal(study.volume.array[order], slicer.util.arrayFromVolume(volume))
+    assert [verdict.verdict for verdict in study.verdicts] == ["accept"]
 
 
 def test_that_no_lesion_is_left_can_be_said(user, service):
