@@ -1,8 +1,8 @@
 """Corrected studies of a node's archive, as training reads them: CT, corrected labels, verdicts.
 
-Reads documented files alone (``"sightline-correction/1"``, described in ``dicom_node/corrections.py``): the JSON of
-a correction, the DICOM images that it names, and the corrected SEG. Nothing of the node runs, and nothing is
-written. Not a sampler: what becomes of a study in training is not decided here.
+Reads documented files alone (``"sightline-correction/1"``, described in ``dicom_node/corrections.py``): the
+JSON of a correction, the DICOM images that it names, and the corrected SEG. Nothing of the node runs, and
+nothing is written. Not a sampler: what becomes of a study in training is not decided here.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class CorrectedStudy:
     ----------
     correction: hexadecimal id.
     volume: HU float32, (slice, row, column), LPS mm.
-    labels: uint8 on the same voxels, 0 where nothing is, else `CorrectedSegment.label`; where segments overlap
-        the later one. None where no segmentation was sent: nothing was said of outlines. All 0 where the
+    labels: uint8 on the same voxels, 0 where nothing is, else `CorrectedSegment.label`; where segments
+        overlap the later one. None where no segmentation was sent: nothing was said of outlines. All 0 where the
         radiologist left no segment.
     segments: what the labels are.
     verdicts: of the findings that were judged.

@@ -178,7 +178,7 @@ def _onCt(node, identifier: str, volumeNode, shape) -> Generator[None, None, tup
     if image is None:
         raise RuntimeError(_("A segment has no outline to send. Make it a binary labelmap in Slicer."))
     extent = image.GetExtent()
-    nothing = (np.zeros(3, dtype=int), np.zeros((0, 0, 0), dtype=np.uint8))
+    nothing = (np.zeros(3, dtype=int), np.zeros((0, 0, 0), dtype=bool))
     if extent[0] > extent[1] or extent[2] > extent[3] or extent[4] > extent[5]:
         return nothing
     toCt = np.linalg.inv(_matrix(volumeNode.GetIJKToRASMatrix)) @ _matrix(image.GetImageToWorldMatrix)
@@ -207,7 +207,7 @@ def _onCt(node, identifier: str, volumeNode, shape) -> Generator[None, None, tup
 
 
 def _turned(mask: np.ndarray, low: np.ndarray, turn: np.ndarray, shift: np.ndarray):
-    """Labels (k, j, i) whose first voxel is `low` (i, j, k), with the axes of the CT; first voxel (k, j, i)."""
+    """Labels (k, j, i) with first voxel `low` (i, j, k) on the axes of the CT; first voxel there (k, j, i)."""
     own = mask.transpose(2, 1, 0)
     order = np.abs(turn).argmax(axis=1)  # which axis of the labels runs along each of the CT
     sign = turn[np.arange(3), order]
@@ -225,18 +225,19 @@ def _within(mask: np.ndarray, low: np.ndarray, shape) -> tuple[np.ndarray, np.nd
 
 def _put(layers, shape, box, mask, label) -> Generator[None, None, int]:
     """Write a label into the first layer in which nothing is in its way; the layer's number."""
-    for number, layer in enumerate(layers):
-        free = True
+    number = 0
+    while number < len(layers):
+        taken = False
         for planes in _slabs(mask.shape):
-            free = free and not (layer[box][planes] > 0)[mask[planes] > 0].any()
+            taken = taken or layers[number][box][planes][mask[planes]].any()
             yield
-        if free:
+        if not taken:
             break
-    else:
-        number = len(layers)
+        number += 1
+    if number == len(layers):
         layers.append(np.zeros(shape, dtype=np.uint8))
     for planes in _slabs(mask.shape):
-        layers[number][box][planes][mask[planes] > 0] = label
+        layers[number][box][planes][mask[planes]] = label
         yield
     return number
 

@@ -42,7 +42,8 @@ class Asker:
     """One opened module and the patient in it."""
 
     def __init__(self, work: Path, url: str, token: str) -> None:
-        from tests.slicer.harness.operator import Operator
+        # After the application: these need what it puts into place.
+        from tests.slicer.harness.operator import Operator  # noqa: PLC0415
 
         self.work = work
         self.application = Application(VIEW)
@@ -73,7 +74,7 @@ class Asker:
         }
 
     def _patient(self, seed: int) -> None:
-        from tests.slicer.harness import phantom
+        from tests.slicer.harness import phantom  # noqa: PLC0415
 
         if seed == self._seed:
             return
@@ -92,7 +93,7 @@ class Asker:
 
     def _picture(self, question: dict) -> None:
         """The red view as it stands, with the outline of the planted lesions where it cuts them."""
-        import slicer
+        import slicer  # noqa: PLC0415
 
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "planted")
         node.CreateDefaultDisplayNodes()

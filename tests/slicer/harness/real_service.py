@@ -1,7 +1,7 @@
 """The real query service, in a process of its own, with a phantom study that the node has read.
 
-Not `tests.slicer.harness.server`, which is for what the real one cannot be made to do: delays, other versions,
-broken connections.
+Not `tests.slicer.harness.server`, which is for what the real one cannot be made to do: delays, other
+versions, broken connections.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import pydicom
 
 from dicom_node.demo_node import free_port
 from tests.slicer.harness.phantom import Grid
-from tests.slicer.harness.read_phantom import CONFIG, PHANTOM
 
 ROOT = Path(__file__).resolve().parents[3]
+PHANTOM, CONFIG = "phantom", "node.toml"
 START_SECONDS = 300.0
 
 
@@ -45,7 +45,9 @@ class RealService:
         lines = f'archive = "archive"\ndevice = "cpu"\n{settings}\n[service]\nport = {port}\n'
         (folder / CONFIG).write_text(lines, encoding="utf-8")
         service = cls(folder)
-        service._python("-m", "tests.slicer.harness.read_phantom", str(folder))
+        service._python(
+            "-m", "tests.slicer.harness.read_phantom", str(folder / PHANTOM), str(folder / CONFIG)
+        )
         service.url = f"http://127.0.0.1:{port}"
         return service
 
