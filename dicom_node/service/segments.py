@@ -129,13 +129,12 @@ def segments_nrrd(labels: hd.Volume, segments: Sequence[Segment]) -> bytes:
     return volume_nrrd(labels[whole], fields)
 
 
-def _around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+def _around(boxes: Sequence[tuple[slice, slice, slice]]) -> tuple[slice, slice, slice]:
     """The smallest box that holds all boxes; one voxel where there is none (no axis may be empty)."""
     if not boxes:
         return (slice(0, 1),) * 3
-    return tuple(
-        slice(min(a.start for a in axis), max(a.stop for a in axis)) for axis in zip(*boxes, strict=True)
-    )
+    ends = [(min(a.start for a in axis), max(a.stop for a in axis)) for axis in zip(*boxes, strict=True)]
+    return slice(*ends[0]), slice(*ends[1]), slice(*ends[2])
 
 
 def _fields(prefix: str, segment: Segment, box: Sequence[slice]) -> dict[str, str]:

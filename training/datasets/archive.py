@@ -71,8 +71,8 @@ class CorrectedStudy:
     correction: hexadecimal id.
     volume: HU float32, (slice, row, column), LPS mm.
     labels: uint8 on the same voxels, 0 where nothing is, else `CorrectedSegment.label`; where segments
-        overlap the later one. None where no segmentation was sent: nothing was said of outlines. All 0 where the
-        radiologist left no segment.
+        overlap the later one. None where no segmentation was sent: nothing was said of outlines. All 0
+        where the radiologist left no segment.
     segments: what the labels are.
     verdicts: of the findings that were judged.
     """

@@ -225,8 +225,9 @@ class Panel:
                 self.ui.observerLine.text, self._findingTable.marks, self.ui.commentLine.text
             )
             edited = self.results.lesionsEdited
-            if not (edited or correction["marks"] or correction["comment"]):
-                raise ValueError(_("There is nothing to send: mark a finding, edit outlines or comment."))
+            if not (edited or correction["marks"]):
+                # The node keeps no comment on nothing.
+                raise ValueError(_("There is nothing to send: mark a finding or edit outlines."))
             segNrrd = self.results.lesionFile(self.volume) if edited else None
         except ValueError as error:
             self._onFailure(Failure("here", str(error)))

@@ -207,7 +207,7 @@ def _onCt(node, identifier: str, volumeNode, shape) -> Generator[None, None, tup
 
 
 def _turned(mask: np.ndarray, low: np.ndarray, turn: np.ndarray, shift: np.ndarray):
-    """Labels (k, j, i) with first voxel `low` (i, j, k) on the axes of the CT; first voxel there (k, j, i)."""
+    """Labels (k, j, i) with first voxel `low` (i, j, k) on the CT's axes; first voxel there (k, j, i)."""
     own = mask.transpose(2, 1, 0)
     order = np.abs(turn).argmax(axis=1)  # which axis of the labels runs along each of the CT
     sign = turn[np.arange(3), order]
