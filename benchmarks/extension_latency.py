@@ -1,9 +1,9 @@
 """From Enter to the jump, and how long the window stands still: ``python -m benchmarks.extension_latency``.
 
-A phantom of 512 x 512 x 300, stored as DICOM and read by the node, the real service in a process of its own, and
-the 3D Slicer extension in its test harness. The queries are measured alone and while other clients ask
-the service without a pause; every text is new, so that none is answered from a cache ("asked_again" repeats ten).
-The window is judged by the widest gap between two ticks of a 10 ms timer. Needs the slicer extra.
+A phantom of 512 x 512 x 300, stored as DICOM and read by the node, the real service in a process of its own,
+and the 3D Slicer extension in its test harness. The queries are measured alone and while other clients ask
+the service without a pause; every text is new, so that none is answered from a cache ("asked_again" repeats
+ten). The window is judged by the widest gap between two ticks of a 10 ms timer. Needs the slicer extra.
 """
 
 from __future__ import annotations

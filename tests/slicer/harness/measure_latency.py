@@ -1,7 +1,7 @@
 """Times of the extension in the harness against a running service; for `benchmarks.extension_latency`.
 
-A process of its own, for Slicer's libraries. Prints one JSON document. What an operation takes is measured from the key
-or click to the answer on the screen; how long the window stood still, by a 10 ms timer meanwhile.
+A process of its own, for Slicer's libraries. Prints one JSON document. What an operation takes is measured
+from the key or click to the answer on the screen; how long the window stood still, by a 10 ms timer.
 """
 
 from __future__ import annotations
