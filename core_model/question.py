@@ -70,25 +70,29 @@ class Asker:
         self._model = model
         self._searched = tuple(searched)
 
-    def question(self, text: str) -> Question:
-        """The question that a text is.
+    def questions(self, texts: Sequence[str]) -> list[Question]:
+        """The questions that some texts are; together they cost little more than one.
 
         Raises
         ------
-        ValueError: if the text is blank.
+        ValueError: if there is no text or one is blank.
         """
         with torch.inference_mode():
-            sentence = self._model.text([text])  # (1, W)
-            embedding = self._model.project_text(sentence).embedding[0]
-            return Question(text, _array(embedding), self._meaning(sentence))
+            sentences = self._model.text(texts)  # (T, W)
+            embeddings = self._model.project_text(sentences).embedding.float().cpu().numpy()  # (T, E)
+            meanings = self._meanings(sentences)
+        return [Question(*one) for one in zip(texts, embeddings, meanings, strict=True)]
 
-    def _meaning(self, sentence: torch.Tensor) -> Meaning | None:
+    def _meanings(self, sentences: torch.Tensor) -> list[Meaning | None]:
         if not self._searched:
-            return None
-        meanings, wordings = self._dictionary
-        similarity, nearest = (wordings @ sentence[0]).max(0)
-        kind, name = meanings[int(nearest)]
-        return Meaning(kind, name, float(similarity)) if similarity >= MEANT else None
+            return [None] * len(sentences)
+        entries, wordings = self._dictionary
+        similarity, nearest = (sentences @ wordings.T).max(1)
+        meant = [entries[which] for which in nearest.tolist()]
+        return [
+            Meaning(kind, name, cosine) if cosine >= MEANT else None
+            for (kind, name), cosine in zip(meant, similarity.tolist(), strict=True)
+        ]
 
     @cached_property
     def _dictionary(self) -> tuple[list[tuple[Literal["abnormality", "organ"], str]], torch.Tensor]:
@@ -103,7 +107,3 @@ class Asker:
             meanings.append(("organ", organ.name))
             wordings.append(organ.display)
         return meanings, self._model.text(wordings)
-
-
-def _array(embedding: torch.Tensor) -> npt.NDArray[np.float32]:
-    return np.asarray(embedding.float().cpu().numpy(), dtype=np.float32)

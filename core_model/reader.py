@@ -224,7 +224,11 @@ class Reader:
         ------
         ValueError: if the text is blank.
         """
-        return self._asker.question(text)
+        return self.questions([text])[0]
+
+    def questions(self, texts: Sequence[str]) -> list[Question]:
+        """Several questions at once, which is cheaper; raises as `question`."""
+        return self._asker.questions(texts)
 
     def embed(self, text: str) -> npt.NDArray[np.float32]:
         """(E,) unit length embedding of a query.

@@ -1,14 +1,27 @@
 """Radiologists' corrections: made into DICOM, kept beside the reading, queued for delivery.
 
 A correction is a result of the reading that it corrects: `dicom_node.delivery` sends its SEG and SR after
-the node's own. ``corrections/ID.json`` beside them is what retraining reads
-(``"sightline-correction/1"``). The same correction sent twice is kept once.
+the node's own. The same correction sent twice is kept once.
+
+``corrections/ID.json`` beside them is what retraining reads (`training.datasets.archive`), and names all that
+belongs to a correction; it holds no name of a person. ``"sightline-correction/1"``:
+
+- ``study_instance_uid``, ``series_instance_uid``, ``reading_key``, ``model`` (name, version, digest);
+- ``images``: the DICOM CT files that were read, in slice order, as paths from the folder of the JSON file;
+- ``reading``: path of the node's ``reading.json``, likewise;
+- ``marks``: per finding of the reading that was judged: ``finding_index``, ``organ``, ``abnormality``,
+  ``status`` (the node's), ``verdict`` (``accept`` or ``reject``), ``presence`` (what stands now; null where a
+  decision was rejected that the node had not made);
+- ``segmentation``: file name of the corrected SEG beside the JSON file, or null;
+- ``emptied``: true where the person left no segment: then there is no lesion, and no SEG;
+- ``report``: file name of the SR.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,7 +129,14 @@ def keep_correction(
         segmentation_sop_instance_uid=None if segmentation is None else str(segmentation.SOPInstanceUID),
         report_sop_instance_uid=str(report.SOPInstanceUID),
     )
-    _write(folder / FOLDER, name, segmentation, report, _document(row, correction.marks, document))
+    written = _document(
+        row,
+        correction,
+        document,
+        images=[os.path.relpath(path, folder / FOLDER) for path in paths],
+        series=str(origin.headers[0].SeriesInstanceUID),
+    )
+    _write(folder / FOLDER, name, segmentation, report, written)
     _record(archive, config, row, segmentation, report)
     return row
 
@@ -177,15 +197,18 @@ def _marked(
 
 
 def _document(
-    row: CorrectionRow, marks: Sequence[tuple[int, Verdict]], document: dict[str, Any]
+    row: CorrectionRow, correction: Correction, document: dict[str, Any], *, images: list[str], series: str
 ) -> dict[str, Any]:
     """What retraining reads; without names of persons."""
-    findings = document["findings"]
+    marks, findings = correction.marks, document["findings"]
     return {
         "schema": SCHEMA,
         "study_instance_uid": row.study_instance_uid,
+        "series_instance_uid": series,
         "reading_key": row.reading_key,
         "model": document["model"],
+        "images": [Path(image).as_posix() for image in images],
+        "reading": f"../{READING}",
         "marks": [
             {
                 "finding_index": index,
@@ -198,6 +221,7 @@ def _document(
             for (index, _), mark in zip(marks, _marked(marks, findings), strict=True)
         ],
         "segmentation": None if row.segmentation_sop_instance_uid is None else f"{row.id}.seg.dcm",
+        "emptied": correction.drawn == (),
         "report": f"{row.id}.sr.dcm",
     }
 

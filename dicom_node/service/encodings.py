@@ -1,61 +1,18 @@
-"""Encodings in memory, of studies and of texts: each loaded once, the least recently asked dropped first.
+"""Encodings of studies in memory: each loaded once, the least recently asked dropped first.
 
-Studies are bounded by bytes, not by number: a whole body takes ten times the memory of a liver.
+Bounded by bytes, not by number: a whole body takes ten times the memory of a liver.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 
 from core_model.encoding_file import EncodingError, load_encoding
 from core_model.localization import Searchable
-from core_model.question import Question
 from dicom_node.reading_files import ENCODING
 from dicom_node.service.catalogue import Held
 from dicom_node.service.errors import ApiError
-
-MAX_TEXTS = 256
-
-Make = Callable[[str], Question]
-
-
-class TextCache:
-    """The last questions: a client asks for the hits and the heat map of one text.
-
-    Parameters
-    ----------
-    make: what makes a question of a text; raises ValueError where it holds nothing to look for.
-    """
-
-    def __init__(self, make: Make) -> None:
-        self._make = make
-        self._kept: OrderedDict[str, Question] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, text: str) -> Question:
-        """The question that a text is.
-
-        Raises
-        ------
-        ApiError: 422, there is nothing in the text to look for.
-        """
-        with self._lock:
-            if text in self._kept:
-                self._kept.move_to_end(text)
-                return self._kept[text]
-        try:
-            made = self._make(text)
-        except ValueError:
-            raise ApiError(
-                422, "body.text: there is nothing in it to look for", "name what to find"
-            ) from None
-        with self._lock:
-            self._kept[text] = made
-            while len(self._kept) > MAX_TEXTS:
-                self._kept.popitem(last=False)
-        return made
 
 
 class EncodingCache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Protocol, cast
@@ -15,8 +15,9 @@ from core_model.reading import ModelIdentity
 from dicom_node.archive import Archive
 from dicom_node.config import Config
 from dicom_node.service.archive_search import ArchiveSearch
-from dicom_node.service.encodings import EncodingCache, TextCache
+from dicom_node.service.encodings import EncodingCache
 from dicom_node.service.jobs import Jobs
+from dicom_node.service.texts import TextCache
 
 
 class CanAsk(Protocol):
@@ -30,8 +31,8 @@ class CanAsk(Protocol):
     def by_slab(self) -> bool:
         """Whether slabs decide on the axial position."""
 
-    def question(self, text: str) -> Question:
-        """A text that can be looked for."""
+    def questions(self, texts: Sequence[str]) -> list[Question]:
+        """Texts as questions; ValueError where one holds nothing to look for."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,8 @@ class Parts:
         """The parts of a service that answers for `archive`."""
         encodings = EncodingCache(config.service.cache_mib << 20)
         search = ArchiveSearch(archive, reader.identity.digest, by_slab=reader.by_slab)
-        return cls(
-            config, archive, reader, encodings, TextCache(reader.question), search, Jobs(config, archive)
-        )
+        texts, jobs = TextCache(reader.questions), Jobs(config, archive)
+        return cls(config, archive, reader, encodings, texts, search, jobs)
 
     @contextmanager
     def running(self) -> Iterator[None]:

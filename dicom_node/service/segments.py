@@ -104,7 +104,7 @@ def lesion_segments(lesions: Sequence[dict[str, Any]]) -> list[Segment]:
 
 
 def segments_nrrd(labels: hd.Volume, segments: Sequence[Segment]) -> bytes:
-    """A label volume as ``.seg.nrrd``.
+    """A label volume as ``.seg.nrrd``, cropped to its segments: the rest of a CT is nothing to load.
 
     Parameters
     ----------
@@ -113,6 +113,7 @@ def segments_nrrd(labels: hd.Volume, segments: Sequence[Segment]) -> bytes:
     """
     boxes = ndimage.find_objects(labels.array, max_label=255)
     shown = [s for s in segments if boxes[s.label - 1] is not None]
+    whole = _around([boxes[segment.label - 1] for segment in shown])
     fields = {
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_SourceRepresentation": "Binary labelmap",  # the same field since Slicer 5.4
@@ -120,11 +121,23 @@ def segments_nrrd(labels: hd.Volume, segments: Sequence[Segment]) -> bytes:
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     for number, segment in enumerate(shown):
-        fields |= _fields(f"Segment{number}_", segment, boxes[segment.label - 1])
-    return volume_nrrd(labels, fields)
+        box = [
+            slice(b.start - w.start, b.stop - w.start)
+            for b, w in zip(boxes[segment.label - 1], whole, strict=True)
+        ]
+        fields |= _fields(f"Segment{number}_", segment, box)
+    return volume_nrrd(labels[whole], fields)  # type: ignore[index]  # its annotation lacks pairs and triples
 
 
-def _fields(prefix: str, segment: Segment, box: tuple[slice, slice, slice]) -> dict[str, str]:
+def _around(boxes: Sequence[tuple[slice, slice, slice]]) -> tuple[slice, slice, slice]:
+    """The smallest box that holds all boxes; one voxel where there is none (no axis may be empty)."""
+    if not boxes:
+        return (slice(0, 1),) * 3
+    ends = [(min(a.start for a in axis), max(a.stop for a in axis)) for axis in zip(*boxes, strict=True)]
+    return slice(*ends[0]), slice(*ends[1]), slice(*ends[2])
+
+
+def _fields(prefix: str, segment: Segment, box: Sequence[slice]) -> dict[str, str]:
     extent = [index for axis in reversed(box) for index in (axis.start, axis.stop - 1)]  # i, j, k
     tags = "Segmentation.Status:inprogress|"
     if segment.category is not None and segment.kind is not None:
@@ -165,13 +178,16 @@ def drawn_segments(header: NrrdHeader, array: npt.NDArray[Any]) -> Iterator[Draw
 
     Raises
     ------
-    NrrdError: no segment fields, too many, or one that names a layer that is not there.
+    NrrdError: labels without segment fields, too many segments, or one that names a layer that is not there.
+        A segmentation without labels may be without segments: all were removed.
     """
     found: dict[int, dict[str, str]] = {}
     for key, value in header.fields.items():
         match = _FIELD.fullmatch(key)
         if match:
             found.setdefault(int(match[1]), {})[match[2]] = str(value)
+    if not found and "Segmentation_MasterRepresentation" in header.fields and not array.any():
+        return
     if not found:
         raise NrrdError("the file has no segments", "save the segmentation as .seg.nrrd from 3D Slicer")
     if len(found) > MAX_SEGMENTS:

@@ -82,7 +82,13 @@ class Orthanc:
 
 @contextlib.contextmanager
 def orthanc(
-    program: str, folder: Path, *, node_ae_title: str, node_port: int, stable_seconds: int = 2
+    program: str,
+    folder: Path,
+    *,
+    node_ae_title: str,
+    node_port: int,
+    stable_seconds: int = 2,
+    dicom_port: int | None = None,
 ) -> Iterator[Orthanc]:
     """Start Orthanc with its storage in `folder`, which routes stable studies to the node.
 
@@ -90,10 +96,11 @@ def orthanc(
     ----------
     program: path of the ``Orthanc`` binary.
     stable_seconds: quiet time after which Orthanc calls a study stable.
+    dicom_port: where it listens; None for a free port.
     """
     folder.mkdir(parents=True)
     (folder / "route.lua").write_text(ROUTE, encoding="utf-8")
-    pacs = Orthanc(dicom_port=free_port(), http_port=(http_port := free_port()))
+    pacs = Orthanc(dicom_port=dicom_port or free_port(), http_port=(http_port := free_port()))
     settings = {
         "Name": "Test PACS",
         "StorageDirectory": str(folder / "storage"),

@@ -129,9 +129,9 @@ class Client:
         )
 
     def startUpload(
-        self, seriesUid: str, nrrd: bytes, onDone: Callable, onFailed: Callable, onSent: Callable
+        self, seriesUid: str, nrrd: Any, onDone: Callable, onFailed: Callable, onSent: Callable
     ) -> Call:
-        """Send a CT; `onSent` gets the part that is through, 0..1."""
+        """Send a CT, an open Qt file; `onSent` gets the part that is through, 0..1."""
         path = f"/uploads?series_instance_uid={_quoted(seriesUid)}"
         return self._call(
             "POST", path, onDone, onFailed, (nrrd, NRRD), patienceS=UPLOAD_PATIENCE_S, onSent=onSent
@@ -172,7 +172,7 @@ class Client:
         path: str,
         onDone: Callable,
         onFailed: Callable,
-        body: tuple[bytes, str] | None = None,
+        body: tuple[Any, str] | None = None,
         asJson: bool = True,
         patienceS: int = 0,
         onSent: Callable | None = None,
@@ -194,6 +194,9 @@ class Client:
             reply = self._network.deleteResource(request)
         else:
             reply = self._network.get(request)
+        if verb == "POST" and not isinstance(body[0], bytes):
+            # The file has to live as long as Qt reads from it, and no longer.
+            body[0].setParent(reply)
         call = Call(reply)
         if onSent is not None:
             reply.uploadProgress.connect(lambda sent, total: onSent(sent / total) if total > 0 else None)

@@ -53,3 +53,12 @@ def lpsFromRasMatrix(ijkToRas: np.ndarray) -> np.ndarray:
     if not usable:
         raise ValueError(f"ijkToRas {matrix.tolist()} is not the geometry of a volume")
     return _FLIP @ matrix
+
+
+def rasFromLpsMatrix(ijkToLps: np.ndarray) -> np.ndarray:
+    """The same flip the other way; raises as `lpsFromRasMatrix`.
+
+    >>> rasFromLpsMatrix(lpsFromRasMatrix(np.eye(4))).diagonal().tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    return lpsFromRasMatrix(ijkToLps)

@@ -5,6 +5,7 @@ Says what happens when something is clicked or comes from the server; how is in 
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import qt
@@ -185,12 +186,14 @@ class Panel:
         self.ui.consentFrame.visible = False
         if self.volume is None:
             return
+        self.session.upload(self._uploadFile())
+
+    def _uploadFile(self) -> Generator[None, None, Any]:
         try:
-            nrrd = volumes.uploadBytes(self.volume)
+            return (yield from volumes.uploadFile(self.volume))
         except ValueError as error:
-            self._onFailure(Failure("here", _("This volume cannot be sent: {why}.").format(why=error)))
-            return
-        self.session.upload(nrrd)
+            sentence = _("This volume cannot be sent: {why}.").format(why=error)
+            raise ValueError(sentence) from error
 
     def onKeepCt(self, *_clicked) -> None:
         """The user does not agree."""
@@ -222,10 +225,11 @@ class Panel:
                 self.ui.observerLine.text, self._findingTable.marks, self.ui.commentLine.text
             )
             edited = self.results.lesionsEdited
-            if not (edited or correction["marks"] or correction["comment"]):
-                raise ValueError(_("There is nothing to send: mark a finding, edit outlines or comment."))
-            segNrrd = self.results.lesionBytes() if edited else None
-        except (ValueError, RuntimeError) as error:
+            if not (edited or correction["marks"]):
+                # The node keeps no comment on nothing.
+                raise ValueError(_("There is nothing to send: mark a finding or edit outlines."))
+            segNrrd = self.results.lesionFile(self.volume) if edited else None
+        except ValueError as error:
             self._onFailure(Failure("here", str(error)))
             return
         self.settings.observerName = self.ui.observerLine.text
@@ -332,8 +336,8 @@ class Panel:
         self._suggest()
         self._showCorrection()
 
-    def _onLesions(self, segNrrd: bytes | None) -> None:
-        self.results.showLesions(self.volume, segNrrd)
+    def _onLesions(self, segNrrd: bytes | None) -> Generator[None, None, None]:
+        yield from self.results.showLesions(self.volume, segNrrd)
         self._showCorrection()
 
     def _onCorrected(self, answer: dict[str, Any]) -> None:

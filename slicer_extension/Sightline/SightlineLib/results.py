@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import slicer
 import vtk
+from SightlineLib import segments
 from SightlineLib.failures import AnswerError
 from SightlineLib.geometry import rasFromLps
 from slicer.i18n import tr as _
@@ -79,7 +81,7 @@ class Results:
     def showHeatMap(self, volumeNode, nrrd: bytes) -> None:
         """Lay the heat map over the CT."""
         node = self._node(HEAT_MAP, "vtkMRMLScalarVolumeNode", _("Sightline heat map"), volumeNode)
-        _read(node, "vtkMRMLVolumeArchetypeStorageNode", nrrd, ".nrrd")
+        _read(node, nrrd)
         display = node.GetDisplayNode()
         with slicer.util.NodeModify(display):
             display.SetAutoWindowLevel(False)
@@ -89,26 +91,26 @@ class Results:
             display.SetApplyThreshold(True)
         slicer.util.setSliceViewerLayers(foreground=node, foregroundOpacity=HEAT_OPACITY)
 
-    def showMask(self, volumeNode, segNrrd: bytes) -> None:
-        """Draw the outline of what was asked."""
-        node = self._segmentation(MASK, _("Sightline outline"), volumeNode, segNrrd)
+    def showMask(self, volumeNode, segNrrd: bytes) -> Generator[None, None, None]:
+        """Draw the outline of what was asked, in steps."""
+        node = yield from self._segmentation(MASK, _("Sightline outline"), volumeNode, segNrrd)
         segmentation = node.GetSegmentation()
         for index in range(segmentation.GetNumberOfSegments()):
             segmentation.GetNthSegment(index).SetColor(*MASK_COLOUR)
         node.GetDisplayNode().SetOpacity2DFill(0.2)
 
-    def showLesions(self, volumeNode, segNrrd: bytes | None) -> None:
-        """Draw the lesions, to be corrected; None where the server found none."""
-        self._segmentation(LESIONS, _("Sightline lesions"), volumeNode, segNrrd)
+    def showLesions(self, volumeNode, segNrrd: bytes | None) -> Generator[None, None, None]:
+        """Draw the lesions, to be corrected, in steps; None where the server found none."""
+        yield from self._segmentation(LESIONS, _("Sightline lesions"), volumeNode, segNrrd)
         self.lesionsSent()
 
-    def showOrgans(self, volumeNode, segNrrd: bytes) -> None:
-        """Draw the organs."""
-        node = self._segmentation(ORGANS, _("Sightline organs"), volumeNode, segNrrd)
+    def showOrgans(self, volumeNode, segNrrd: bytes) -> Generator[None, None, None]:
+        """Draw the organs, in steps."""
+        node = yield from self._segmentation(ORGANS, _("Sightline organs"), volumeNode, segNrrd)
         node.GetDisplayNode().SetOpacity2DFill(0.2)
 
-    def lesionBytes(self) -> bytes:
-        """The lesions as they stand now, as a .seg.nrrd file on the CT's grid.
+    def lesionFile(self, volumeNode) -> Generator[None, None, bytes]:
+        """The lesions as they stand now, as a .seg.nrrd file on the voxels of the CT, in steps.
 
         Raises
         ------
@@ -117,13 +119,7 @@ class Results:
         node = self.find(LESIONS)
         if node is None:
             raise RuntimeError(_("The lesions are no longer in the scene. Read the findings again."))
-        storage = slicer.vtkMRMLSegmentationStorageNode()
-        with _folder() as folder:
-            path = folder / "lesions.seg.nrrd"
-            storage.SetFileName(str(path))
-            if not storage.WriteData(node):
-                raise RuntimeError(_("The lesions could not be written to Slicer's temporary folder."))
-            return path.read_bytes()
+        return (yield from segments.fileOf(node, volumeNode))
 
     def hide(self, *roles: str) -> None:
         """Take nodes of some roles out of the scene."""
@@ -152,13 +148,15 @@ class Results:
         _putBeside(node, volumeNode)
         return node
 
-    def _segmentation(self, role: str, name: str, volumeNode, segNrrd: bytes | None):
+    def _segmentation(
+        self, role: str, name: str, volumeNode, segNrrd: bytes | None
+    ) -> Generator[None, None, Any]:
         self.hide(role)
         node = self._node(role, "vtkMRMLSegmentationNode", name, volumeNode)
-        if segNrrd is not None:
-            _read(node, "vtkMRMLSegmentationStorageNode", segNrrd, ".seg.nrrd")
-            node.SetName(name)
         node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+        yield
+        if segNrrd is not None:
+            yield from segments.readInto(node, segNrrd)
         return node
 
 
@@ -197,17 +195,17 @@ def _putBeside(node, volumeNode) -> None:
     hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), parent)
 
 
-def _read(node, storageKind: str, content: bytes, suffix: str) -> None:
-    """Fill a node from the bytes of a file by Slicer's own reader.
+def _read(node, nrrd: bytes) -> None:
+    """Fill a volume node from the bytes of a file by Slicer's own reader.
 
     Raises
     ------
     AnswerError: if they are not such a file.
     """
-    storage = getattr(slicer, storageKind)()
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     with _folder() as folder:
-        path = folder / f"answer{suffix}"
-        path.write_bytes(content)
+        path = folder / "answer.nrrd"
+        path.write_bytes(nrrd)
         storage.SetFileName(str(path))
         if not storage.ReadData(node):
             raise AnswerError(_("What the server sent is not an image that Slicer can read. Ask again."))

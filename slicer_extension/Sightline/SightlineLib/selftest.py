@@ -11,6 +11,7 @@ import slicer
 from SightlineLib import volumes
 from SightlineLib.geometry import lpsFromRas
 from SightlineLib.results import Results, worldRas
+from SightlineLib.steps import runNow
 
 
 def runAll(test) -> None:
@@ -57,7 +58,8 @@ def _checkJump(test) -> None:
 
 def _checkUpload(test) -> None:
     """The pixels that would be sent are those of the volume, LPS."""
-    header, _blank, data = volumes.uploadBytes(_volume()).partition(b"\n\n")
+    sent = runNow(volumes.uploadFile(_volume())).readAll().data()
+    header, _blank, data = sent.partition(b"\n\n")
     test.assertIn(b"space origin: (-40.0,-30.0,-30.0)", header)
     values = np.frombuffer(data, dtype="<i2").reshape(20, 30, 40)
     test.assertEqual(values[10, 15, 20], 1000)

@@ -5,7 +5,7 @@ Knows the order of the calls and nothing of widgets or nodes; who shows it gives
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from SightlineLib.address import parseAddress
 from SightlineLib.client import PATIENCE_S, Client, makeNetwork
 from SightlineLib.failures import AnswerError, Failure
 from SightlineLib.jobs import JobWatch
+from SightlineLib.steps import Steps
 from slicer.i18n import tr as _
 
 HIT_COUNT = 5
@@ -37,10 +38,10 @@ class Listener:
     onUnknownSeries: nothing; the server does not have the CT, and `Session.upload` may send it.
     onStudy: STUDY; None for a CT that was sent from here and read.
     onHits: the text that was asked and its HITs, best first.
-    onHeatMap, onMask: bytes of a file.
+    onHeatMap: bytes of a file.
     onReading: the reading.
-    onLesions: bytes of a file, None where the reading has no lesions.
-    onOrgans: bytes of a file.
+    onMask, onLesions, onOrgans: bytes of a file (lesions: None where the reading has none); return the work
+        of showing it, a generator for `steps`.
     onCorrected: the server's answer.
     """
 
@@ -52,10 +53,10 @@ class Listener:
     onStudy: Callable[[dict | None], None]
     onHits: Callable[[str, list], None]
     onHeatMap: Callable[[bytes], None]
-    onMask: Callable[[bytes], None]
+    onMask: Callable[[bytes], Generator]
     onReading: Callable[[dict], None]
-    onLesions: Callable[[bytes | None], None]
-    onOrgans: Callable[[bytes], None]
+    onLesions: Callable[[bytes | None], Generator]
+    onOrgans: Callable[[bytes], Generator]
     onCorrected: Callable[[dict], None]
 
 
@@ -152,15 +153,20 @@ class Session:
             self._run(
                 _("Loading the organs"),
                 self._client.segmentation,
-                self._tell.onOrgans,
+                lambda segNrrd: self._show(self._tell.onOrgans(segNrrd)),
                 self._studyUid,
                 "organs",
             )
 
         self._withStudy(get)
 
-    def upload(self, nrrd: bytes) -> None:
-        """Send the CT that the server does not know; what waited for it goes on afterwards."""
+    def upload(self, file: Generator) -> None:
+        """Send the CT that the server does not know; what waited for it goes on afterwards.
+
+        Parameters
+        ----------
+        file: work that makes an open Qt file of it.
+        """
         then = self._then
         self.cancel()
         self._then = then
@@ -169,17 +175,31 @@ class Session:
         def sent(part: float) -> None:
             self._tell.onActivity(text, part)
 
-        self._run(text, self._client.startUpload, self._onUploaded, self._seriesUid, nrrd, onSent=sent)
+        def send(nrrd: Any) -> None:
+            self._run(text, self._client.startUpload, self._onUploaded, self._seriesUid, nrrd, onSent=sent)
 
-    def correct(self, correction: dict[str, Any], segNrrd: bytes | None) -> None:
-        """Send the radiologist's correction of the study's reading."""
+        self._work(_("Preparing the CT"), file, send)
+
+    def correct(self, correction: dict[str, Any], segNrrd: Generator | None) -> None:
+        """Send the radiologist's correction of the study's reading.
+
+        Parameters
+        ----------
+        segNrrd: work that makes the bytes of the segmentation; None without one.
+        """
         self.cancel()
         text = _("Sending your correction")
 
-        def send() -> None:
-            self._run(text, self._client.correct, self._tell.onCorrected, self._studyUid, correction, segNrrd)
+        def send(content: bytes | None) -> None:
+            self._run(text, self._client.correct, self._tell.onCorrected, self._studyUid, correction, content)
 
-        self._withStudy(send)
+        def start() -> None:
+            if segNrrd is None:
+                send(None)
+            else:
+                self._work(text, segNrrd, send)
+
+        self._withStudy(start)
 
     def cancel(self) -> None:
         """Give up everything that is under way; the server is told to stop its jobs."""
@@ -287,7 +307,12 @@ class Session:
 
     def _onMaskStarted(self, job: dict[str, Any]) -> None:
         def done(last: dict[str, Any]) -> None:
-            self._run(_("Loading the outline"), self._client.jobResult, self._tell.onMask, str(last["id"]))
+            self._run(
+                _("Loading the outline"),
+                self._client.jobResult,
+                lambda segNrrd: self._show(self._tell.onMask(segNrrd)),
+                str(last["id"]),
+            )
 
         self._watch(_("Outlining"), job, done)
 
@@ -302,12 +327,12 @@ class Session:
                 self._run(
                     _("Loading the lesions"),
                     self._client.segmentation,
-                    self._tell.onLesions,
+                    lambda segNrrd: self._show(self._tell.onLesions(segNrrd)),
                     self._studyUid,
                     "lesions",
                 )
             else:
-                self._tell.onLesions(None)
+                self._show(self._tell.onLesions(None))
 
         self._run(_("Loading the findings"), self._client.reading, got, self._studyUid)
 
@@ -339,6 +364,30 @@ class Session:
 
         self._tell.onActivity(text, None)
         slot.append(start(*arguments, done, failed, **keywords))
+        self._running += slot
+
+    def _show(self, work: Generator) -> None:
+        self._work(_("Showing it"), work, lambda _result: None)
+
+    def _work(self, text: str, work: Generator, onDone: Callable) -> None:
+        """Do long work here, in steps; `onDone` gets its result."""
+        slot: list[Any] = []
+
+        def done(result: Any) -> None:
+            self._over(slot)
+            onDone(result)
+
+        def failed(error: Exception) -> None:
+            self._over(slot)
+            if isinstance(error, AnswerError):
+                self._tell.onFailure(error.failure)
+                return
+            self._tell.onFailure(Failure("here", str(error)))
+            if not isinstance(error, (ValueError, RuntimeError, OSError)):
+                raise error
+
+        self._tell.onActivity(text, None)
+        slot.append(Steps(work, done, failed))
         self._running += slot
 
     def _watch(self, text: str, job: dict[str, Any], onDone: Callable) -> None:

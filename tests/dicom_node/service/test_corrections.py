@@ -206,8 +206,14 @@ def test_new_and_overlapping_segments_are_kept(read: Stage) -> None:
 
 def test_a_segmentation_that_was_emptied_is_said_in_the_report(read: Stage) -> None:
     labels = lesion_labels()
-    content = segments_nrrd(labels, lesion_segments([]))  # labels that no segment owns
+    fields = {"Segmentation_MasterRepresentation": "Binary labelmap"}
+    content = volume_nrrd(labels, fields)  # labels that no segment owns
     assert_refused(post(read, content), 422, "no segments")
+    nothing = labels.with_array(np.zeros_like(labels.array))
+    assert_refused(post(read, volume_nrrd(nothing)), 422, "no segments")
+    removed = post(read, volume_nrrd(nothing, fields), comment="all segments were removed")
+    assert removed.status_code == 201, removed.text
+    assert removed.json()["segmentation_sop_instance_uid"] is None
     far = edited(read, labels)
     emptied = far.replace(b"LabelValue:=1", b"LabelValue:=7").replace(b"LabelValue:=2", b"LabelValue:=8")
     answer = post(read, emptied)

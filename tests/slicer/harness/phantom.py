@@ -87,8 +87,13 @@ def mask(of: Grid, ball: Ball) -> np.ndarray:
 
 def add_volume(of: Grid, series_uid: str | None = None, name: str = "CT"):
     """The CT as a volume node, under a patient and a study as Slicer's DICOM browser places it."""
+    return add_voxels(hounsfield(of), of, series_uid, name)
+
+
+def add_voxels(voxels: np.ndarray, of: Grid, series_uid: str | None = None, name: str = "CT"):
+    """As `add_volume`, of any CT (k, j, i) on a grid."""
     to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ of.ijk_to_lps
-    volume = slicer.util.addVolumeFromArray(hounsfield(of), ijkToRAS=to_ras, name=name)
+    volume = slicer.util.addVolumeFromArray(voxels, ijkToRAS=to_ras, name=name)
     display = volume.GetDisplayNode()
     display.SetAutoWindowLevel(False)
     display.SetWindowLevel(400, 50)

@@ -15,6 +15,7 @@ from SightlineLib import results as nodes
 from SightlineLib import volumes
 from SightlineLib.geometry import lpsFromRas, lpsFromRasMatrix, rasFromLps
 from SightlineLib.results import Results
+from SightlineLib.steps import runNow
 
 from tests.slicer.harness import phantom
 from tests.slicer.harness.nrrd_files import Segment, read_volume, segment_file, volume_file
@@ -65,12 +66,17 @@ def test_what_is_no_geometry_is_refused(matrix):
         lpsFromRasMatrix(matrix)
 
 
+def sent_bytes(volume) -> bytes:
+    """What would be sent of a volume."""
+    return runNow(volumes.uploadFile(volume)).readAll().data()
+
+
 @in_scene
 @given(order=orders, sign=signs, angle=angles, spacing=spacings)
 def test_pixels_go_up_with_their_geometry(scene, order, sign, angle, spacing):
     scene.Clear(False)
     grid = grid_of(order, sign, angle, spacing)
-    sent = volumes.uploadBytes(phantom.add_volume(grid))
+    sent = sent_bytes(phantom.add_volume(grid))
     values, read = read_volume(sent)
     np.testing.assert_allclose(read.ijk_to_lps, grid.ijk_to_lps, atol=1e-6)
     np.testing.assert_array_equal(values, phantom.hounsfield(grid))
@@ -80,7 +86,7 @@ def test_what_goes_up_is_read_alike_by_slicers_own_reader(scene, tmp_path):
     grid = grid_of((2, 0, 1), (-1, 1, -1), (10, 20, -15))
     volume = phantom.add_volume(grid)
     path = tmp_path / "ct.nrrd"
-    path.write_bytes(volumes.uploadBytes(volume))
+    path.write_bytes(sent_bytes(volume))
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetFileName(str(path))
     again = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
@@ -96,7 +102,7 @@ def test_what_goes_up_is_read_alike_by_slicers_own_reader(scene, tmp_path):
 def test_nothing_of_the_patient_goes_up(scene):
     volume = phantom.add_volume(grid_of((0, 1, 2), (1, 1, 1)), series_uid="1.2.3", name="Doe^Jane CT")
     volume.SetAttribute("DICOM.PatientName", "Doe^Jane")
-    header = volumes.uploadBytes(volume).partition(b"\n\n")[0]
+    header = sent_bytes(volume).partition(b"\n\n")[0]
     for word in (b"Doe", b"Phantom", b"1.2.3", b":="):
         assert word not in header
 
@@ -136,7 +142,7 @@ def test_an_outline_is_round_the_lesion(scene, order, sign, angle):
     grid = grid_of(order, sign, angle, 5.0)
     results = Results()
     lesion = segment_file([Segment("lesion", phantom.mask(grid, phantom.LESION))], grid)
-    results.showMask(phantom.add_volume(grid), lesion)
+    runNow(results.showMask(phantom.add_volume(grid), lesion))
     node = results.find(nodes.MASK)
     identifier = node.GetSegmentation().GetNthSegmentID(0)
     centre = np.array(node.GetSegmentCenterRAS(identifier)) * RAS_FROM_LPS
@@ -148,7 +154,7 @@ def picture_of_liver(application, grid):
     volume = phantom.add_volume(grid)
     red = application.views["Red"]
     results = Results()
-    results.showOrgans(volume, liver(grid))
+    runNow(results.showOrgans(volume, liver(grid)))
     results.find(nodes.ORGANS).GetDisplayNode().SetOpacity2DFill(1.0)
     red.node.SetFieldOfView(400, 400, 1)
     slicer.vtkMRMLSliceNode.JumpAllSlices(

@@ -208,8 +208,11 @@ def test_a_correction_has_marks_in_the_readings_order_and_the_edited_outline(use
         "comment": "smaller",
     }
     values, grid = read_volume(parts["segmentation"])
-    np.testing.assert_allclose(grid.ijk_to_lps, GRID.ijk_to_lps, atol=1e-4)
-    np.testing.assert_array_equal(values > 0, edited > 0)
+    first = np.linalg.solve(GRID.ijk_to_lps, grid.ijk_to_lps)[:3, 3]
+    assert first == pytest.approx([10, 10, 4], abs=1e-4)  # cropped to what was drawn, on the CT's voxels
+    np.testing.assert_allclose(grid.ijk_to_lps[:3, :3], GRID.ijk_to_lps[:3, :3], atol=1e-4)
+    assert values.shape == (4, 10, 10)
+    assert values.all()
     assert Settings().observerName == "Doe, Jane"
     assert user.ui.correctionLabel.text().endswith("as the server drew them.")
 

@@ -1,0 +1,142 @@
+"""From Enter to the jump, and how long the window stands still: ``python -m benchmarks.extension_latency``.
+
+A phantom of 512 x 512 x 300, stored as DICOM and read by the node, the real service in a process of its own,
+and the 3D Slicer extension in its test harness. The queries are measured alone and while other clients ask
+the service without a pause; every text is new, so that none is answered from a cache ("asked_again" repeats
+ten). The window is judged by the widest gap between two ticks of a 10 ms timer. Needs the slicer extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fuzz_service import wait_ready
+from benchmarks.read_studies import archive_folder, read_waiting
+from core_model.reader import Reader
+from dicom_node.archive import Archive
+from dicom_node.config import Config
+from dicom_node.demo_node import free_port
+from training.phantoms.study import write_study
+
+SEED = 11
+MATRIX, SLICES = 512, 300
+
+
+def prepare(work: Path, checkpoint: Path | None) -> str:
+    """Make, archive and read the phantom where `work` has none yet; its Study Instance UID."""
+    done = work / "study.txt"
+    if not done.exists():
+        made = write_study(
+            SEED,
+            work / "phantom",
+            lesions=[("liver_tumour", 40.0), ("lung_nodule", 25.0)],
+            matrix=MATRIX,
+            slices=SLICES,
+            spacing_mm=3.0,
+        )
+        config = Config(archive=work / "archive", checkpoint=checkpoint)
+        archive = Archive.open(config)
+        archive_folder(archive, work / "phantom" / "dicom")
+        read_waiting(archive, config, Reader.load(checkpoint, "cpu"))
+        archive.index.close()
+        done.write_text(made.series.study_instance_uid, encoding="ascii")
+    return done.read_text(encoding="ascii")
+
+
+@contextmanager
+def running(work: Path, folder: Path, checkpoint: Path | None) -> Iterator[int]:
+    """The service on the archive of `work`; its port."""
+    port, config, log = free_port(), folder / "node.toml", folder / "service.log"
+    model = "" if checkpoint is None else f"checkpoint = {json.dumps(str(checkpoint.absolute()))}\n"
+    config.write_text(
+        f"archive = {json.dumps(str((work / 'archive').absolute()))}\n{model}[service]\nport = {port}\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "dicom_node.processes", "service", "--config", str(config)]
+    with log.open("wb") as stream:
+        service = subprocess.Popen(command, stderr=stream)
+    try:
+        wait_ready(service, log)
+        yield port
+    finally:
+        service.terminate()
+        service.wait(60)
+
+
+@contextmanager
+def crowd(clients: int, port: int, token: str, study: str) -> Iterator[None]:
+    """So many clients that ask texts that nobody asked before, one after the other, as long as entered."""
+    stop = threading.Event()
+
+    def ask(client: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        number = 0
+        while not stop.is_set():
+            body = json.dumps({"text": f"lesion {number} of client {client}", "k": 5})
+            connection.request("POST", f"/api/1/studies/{study}/query", body, headers)
+            connection.getresponse().read()
+            number += 1
+        connection.close()
+
+    threads = [threading.Thread(target=ask, args=(client,)) for client in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def measure(work: Path, port: int, questions: int, *more: str) -> Any:
+    """What the extension in the harness measures."""
+    command = [sys.executable, "-m", "tests.slicer.harness.measure_latency", str(work / "phantom" / "dicom")]
+    command += ["--url", f"http://127.0.0.1:{port}", "--token", str(work / "archive" / "service.token")]
+    command += ["--questions", str(questions), *more]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.extension_latency",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps the study")
+    parser.add_argument("--clients", type=int, default=8, help="others that ask at the same time")
+    parser.add_argument("--questions", type=int, default=50)
+    parser.add_argument("--checkpoint", type=Path, help="model (default: the shipped one)")
+    given = parser.parse_args(arguments)
+    given.work.mkdir(parents=True, exist_ok=True)
+    study = prepare(given.work, given.checkpoint)
+    with tempfile.TemporaryDirectory() as name:
+        with running(given.work, Path(name), given.checkpoint) as port:
+            alone = measure(given.work, port, given.questions)
+        token = (given.work / "archive" / "service.token").read_text(encoding="ascii").strip()
+        with (
+            running(given.work, Path(name), given.checkpoint) as port,
+            crowd(given.clients, port, token, study),
+        ):
+            beside = measure(given.work, port, given.questions, "--queries-only")
+    beside.pop("operations")
+    load = os.getloadavg()[0]
+    print(json.dumps({"alone": alone, f"beside_{given.clients}": beside, "load": round(load, 1)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
