@@ -10,6 +10,7 @@ from dicom_node.service import (
     routes_corrections,
     routes_jobs,
     routes_queries,
+    routes_slices,
     routes_studies,
 )
 from dicom_node.service.access import BODY_BYTES, Envelope
@@ -17,6 +18,14 @@ from dicom_node.service.errors import add_error_handlers
 from dicom_node.service.parts import Parts
 
 BASE = "/api/1"
+_ROUTES = (
+    routes_studies,
+    routes_queries,
+    routes_slices,
+    routes_archive,
+    routes_jobs,
+    routes_corrections,
+)
 _ABOUT = """Ask a Sightline node: which studies it has read, what it found, and where a text is.
 Positions are LPS in mm. Research software, not a medical device."""
 
@@ -40,7 +49,7 @@ def create_app(parts: Parts, token: str | None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
-    for routes in (routes_studies, routes_queries, routes_archive, routes_jobs, routes_corrections):
+    for routes in _ROUTES:
         app.include_router(routes.router, prefix=BASE)
     add_error_handlers(app)
     app.add_middleware(Envelope, token=token, body_limit=lambda path: _body_limit(path, parts))

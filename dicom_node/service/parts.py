@@ -18,6 +18,7 @@ from dicom_node.config import Config
 from dicom_node.service.archive_search import ArchiveSearch
 from dicom_node.service.encodings import EncodingCache, TextCache
 from dicom_node.service.jobs import Jobs
+from dicom_node.service.slice_source import SliceSource
 
 
 class CanAsk(Protocol):
@@ -48,6 +49,7 @@ class Parts:
     texts: embeddings of the texts that were asked lately.
     search: over all studies; kept up to date by `start`.
     jobs: what takes longer than an answer may.
+    slices: what pictures of slices are made of.
     """
 
     config: Config
@@ -57,13 +59,15 @@ class Parts:
     texts: TextCache
     search: ArchiveSearch
     jobs: Jobs
+    slices: SliceSource
 
     @classmethod
     def of(cls, config: Config, archive: Archive, reader: CanAsk) -> Parts:
         """The parts of a service that answers for `archive`."""
         encodings = EncodingCache(config.service.cache_mib << 20)
         search = ArchiveSearch(archive, reader.identity.digest, by_slab=reader.by_slab)
-        return cls(config, archive, reader, encodings, TextCache(reader.embed), search, Jobs(config, archive))
+        texts, jobs = TextCache(reader.embed), Jobs(config, archive)
+        return cls(config, archive, reader, encodings, texts, search, jobs, SliceSource(archive))
 
     @contextmanager
     def running(self) -> Iterator[None]:
