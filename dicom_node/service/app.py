@@ -1,4 +1,4 @@
-"""The FastAPI application: routers, errors, envelope. Not the server (`dicom_node.service.run`)."""
+"""The FastAPI application: routers, the page, errors, envelope. Not the server (`dicom_node.service.run`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 import dicom_node
 from dicom_node.service import (
+    page_files,
     routes_archive,
     routes_corrections,
     routes_jobs,
@@ -13,7 +14,7 @@ from dicom_node.service import (
     routes_slices,
     routes_studies,
 )
-from dicom_node.service.access import BODY_BYTES, Envelope
+from dicom_node.service.access import BODY_BYTES, HEALTH, Envelope
 from dicom_node.service.errors import add_error_handlers
 from dicom_node.service.parts import Parts
 
@@ -36,7 +37,8 @@ def create_app(parts: Parts, token: str | None) -> FastAPI:
     Parameters
     ----------
     parts: what answers are made of; whoever made them also closes them.
-    token: that every request but for ``/api/1/health`` has to bring; None asks for none.
+    token: that every request has to bring but for ``/api/1/health`` and the files of the page, which
+        hold no data; None asks for none.
     """
     app = FastAPI(
         title="Sightline",
@@ -51,8 +53,15 @@ def create_app(parts: Parts, token: str | None) -> FastAPI:
     app.state.parts = parts
     for routes in _ROUTES:
         app.include_router(routes.router, prefix=BASE)
+    app.include_router(page_files.router)
+    app.mount(page_files.MOUNT, page_files.PageFiles())
     add_error_handlers(app)
-    app.add_middleware(Envelope, token=token, body_limit=lambda path: _body_limit(path, parts))
+    app.add_middleware(
+        Envelope,
+        token=token,
+        body_limit=lambda path: _body_limit(path, parts),
+        without_token=page_files.page_paths() | {HEALTH},
+    )
     return app
 
 
