@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pydicom
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from core_model.reader import Reader
 from dicom_node import readings
@@ -25,7 +25,7 @@ from dicom_node.config import Config, ServiceSettings
 from dicom_node.demo_node import free_port
 from dicom_node.service.run import run_service
 from tests.dicom_node.ct_series import ct_series
-from tests.dicom_node.service.browser import chromium_arguments, chromium_path
+from tests.dicom_node.service.browser import SIZE, browsing
 from tests.dicom_node.test_workflow import put
 from training.phantoms.study import write_study
 
@@ -39,7 +39,8 @@ def fill(config: Config, folder: Path) -> str:
     reader = Reader.load(config.checkpoint, config.device)
     put(archive, ct_series(uid_root="2.25.71")[:3])
     put(archive, ct_series(uid_root="2.25.72"))
-    write_study(11, folder / "phantom", lesions=LESIONS, slices=170, matrix=384)
+    if not (folder / "phantom" / "truth.json").exists():
+        write_study(11, folder / "phantom", lesions=LESIONS, slices=170, matrix=384)
     files = sorted((folder / "phantom" / "dicom").rglob("*.dcm"))
     study = put(archive, [pydicom.dcmread(path) for path in files])
     for generation in complete_studies(archive.index, config, now=LATER):
@@ -99,12 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not note.exists():
             note.write_text(fill(config, folder), encoding="ascii")
         config = dataclasses.replace(config, service=ServiceSettings(port=free_port()))
-        with serving(config) as address, sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium_path(), args=chromium_arguments())
-            page = browser.new_page(viewport={"width": 1280, "height": 800})
+        with serving(config) as address, browsing() as browser:
+            page = browser.new_page(viewport=SIZE)
             token = (config.archive / "service.token").read_text(encoding="ascii").strip()
             shoot(page, address, token, note.read_text(encoding="ascii"), given.out)
-            browser.close()
     return 0
 
 

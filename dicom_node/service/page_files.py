@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -59,6 +60,7 @@ class PageFiles:
 
     def __init__(self) -> None:
         self._files = StaticFiles(directory=FOLDER)
+        self._paths = page_paths()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -69,4 +71,6 @@ class PageFiles:
                 message = {**message, "headers": [*message.get("headers", []), *added]}
             await send(message)
 
+        if scope["path"] not in self._paths:  # no name that was made up reaches the file system
+            raise HTTPException(404)
         await self._files(scope, receive, fenced)

@@ -63,9 +63,6 @@ async function answer(path, { method, body }) {
 
 function notAnswered(error) {
   if (error.name === "TimeoutError") return `The node did not answer within ${SECONDS} seconds; try again.`;
-  if (error instanceof TypeError && /ByteString|code point|Latin|header/i.test(error.message)) {
-    return "The token holds characters that no token has; copy it again.";
-  }
   return "The node does not answer; see that sightline serve is running and the network is up.";
 }
 

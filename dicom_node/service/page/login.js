@@ -12,15 +12,22 @@ export function login(sentence, opened) {
     id: "token", type: "password", autocomplete: "off", spellcheck: false, required: true,
     "aria-describedby": "token-help",
   });
+  const wrong = el("p.wrong", { role: "alert", hidden: sentence === null }, sentence);
   const form = el("form.login", {
     onsubmit: (event) => {
       event.preventDefault();
-      token.keep(field.value.trim());
-      opened();
+      const text = field.value.trim();
+      if (/^[!-~]+$/.test(text)) { // what a header can carry, and what the node takes for a token
+        token.keep(text);
+        opened();
+      } else {
+        wrong.textContent = "A token has only letters, digits and signs, without spaces; copy it again.";
+        wrong.hidden = false;
+      }
     },
   },
   el("h1", {}, "Access token"),
-  sentence === null ? null : el("p.wrong", { role: "alert" }, sentence),
+  wrong,
   el("label", { htmlFor: "token" }, "Access token"),
   field,
   el("p.hint", { id: "token-help" },

@@ -29,16 +29,23 @@ export class StudyView {
       const [stack, reading] = await Promise.all([
         json(ofStudy(this.uid, "/slices")), json(ofStudy(this.uid, "/reading")),
       ]);
+      if (this.closed) return;
       this.on.well();
       this.#build(stack, reading);
       await this.viewer.show(this.#first(stack, reading));
       this.#legend(await json(ofStudy(this.uid, "/outlines")));
     } catch (error) {
+      if (this.closed) return;
       this.on.failed(error);
+      if (this.viewer === undefined) {
+        this.element.replaceChildren(el("p.hint", {}, "This study cannot be shown. ",
+          el("a", { href: "#/" }, "Back to the worklist")));
+      }
     }
   }
 
   close() {
+    this.closed = true;
     document.removeEventListener("keydown", this.keyed);
     this.viewer?.close();
     this.pictures.close();

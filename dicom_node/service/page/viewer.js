@@ -124,7 +124,7 @@ export class Viewer {
     this.slider.setAttribute("aria-valuetext", this.name());
     this.stale = true;
     if (this.working === null) {
-      this.working = this.#work().finally(() => (this.working = null));
+      this.working = this.#work();
     }
     return this.working;
   }
@@ -139,6 +139,7 @@ export class Viewer {
         if (!this.closed) this.on.failed(error);
       }
     }
+    this.working = null;
     document.body.dataset.busy = "false";
     if (!this.closed) this.#fetchAhead();
   }

@@ -38,12 +38,13 @@ export class Worklist {
   }
 
   /** Look, and look again every few seconds until `close`. */
-  async open() {
-    await this.#look();
+  open() {
     this.timer = setInterval(() => document.hidden || this.#look(), EVERY);
+    return this.#look();
   }
 
   close() {
+    this.closed = true;
     clearInterval(this.timer);
   }
 
@@ -55,10 +56,11 @@ export class Worklist {
   async #look() {
     try {
       const { total, studies } = await json(`/studies?limit=${PAGE}&offset=${this.offset}`);
+      if (this.closed) return;
       this.on.well();
       this.#fill(total, studies);
     } catch (error) {
-      this.on.failed(error);
+      if (!this.closed) this.on.failed(error);
     }
   }
 
@@ -126,10 +128,10 @@ export class Worklist {
     try {
       await json(ofStudy(uid, "/retry"), { method: "POST" });
       say("The study will be read again.");
+      await this.#look();
     } catch (error) {
-      this.on.failed(error);
+      this.on.failed(error); // stays in sight until the next look that succeeds
     }
-    await this.#look();
     button.disabled = false;
   }
 }
