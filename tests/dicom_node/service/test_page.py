@@ -235,8 +235,13 @@ def test_keys_wheel_and_slider_walk_the_slices(browser: Browser, address: str) -
         assert shown(page) == 0  # the slices lie from the feet, which is where End goes
         expect(page.locator(".caption")).to_contain_text(f"slice 1 of {SHAPE[0]}")
         for key, slice_index in (
-            ("ArrowDown", 0), ("ArrowUp", 1), ("PageUp", 11), ("ArrowDown", 10), ("PageDown", 0), ("Home", 23),
-        ):  # fmt: skip
+            ("ArrowDown", 0),
+            ("ArrowUp", 1),
+            ("PageUp", 11),
+            ("ArrowDown", 10),
+            ("PageDown", 0),
+            ("Home", 23),
+        ):
             page.keyboard.press(key)
             assert shown(page) == slice_index, key
         stage.hover()
@@ -268,7 +273,7 @@ def test_findings_lesions_and_key_images_lead_to_their_slices(
         lesions = page.get_by_role("region", name="Lesions").get_by_role("button")
         expect(lesions).to_have_count(2)
         first, second = reading["lesions"]
-        expect(lesions.first).to_contain_text("16 × 10 mm")
+        expect(lesions.first).to_contain_text("16 \u00d7 10 mm")
         assert shown(page) == slice_of(first["centroid_lps_mm"])
         lesions.nth(1).press("Enter")
         assert shown(page) == slice_of(second["centroid_lps_mm"])
