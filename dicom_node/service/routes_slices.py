@@ -25,12 +25,14 @@ _PNG: dict[int | str, dict[str, Any]] = {
 
 
 class PngResponse(Response):
-    """The bytes of one picture; a patient's, so that no browser keeps it on disk."""
+    """The bytes of one picture."""
 
     media_type = "image/png"
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__(content, headers={"Cache-Control": "no-store"})
+
+def _png(content: bytes) -> PngResponse:
+    """The answer; it shows a patient, so that no browser may keep it on disk."""
+    return PngResponse(content, headers={"Cache-Control": "no-store"})
 
 
 @router.get("/studies/{study_uid}/slices", responses=described(401, 404, 409, 422))
@@ -71,7 +73,7 @@ def image(parts: Shared, study_uid: Uid, slice_index: SliceIndex, window: Window
     """One slice in grey: the patient's right on the left, anterior up, square pixels."""
     held, stack = _one(parts, study_uid, slice_index)
     hu = parts.slices.hounsfield(held, slice_index)
-    return PngResponse(slice_png(hu, stack.layout, WINDOWS[window]))
+    return _png(slice_png(hu, stack.layout, WINDOWS[window]))
 
 
 @router.get(
@@ -91,7 +93,7 @@ def slice_outlines(
         {organ.label: organ_colour(organ.name) for organ in reading_organs()},
         LESION,
     )
-    return PngResponse(drawn)
+    return _png(drawn)
 
 
 @router.post(
@@ -105,7 +107,7 @@ def slice_heatmap(parts: Shared, study_uid: Uid, slice_index: SliceIndex, asked:
     study = searchable(parts, study_uid)
     embedding = parts.texts.get(asked.text)
     share = parts.slices.agreement(held, study, asked.text, embedding, by_slab=parts.reader.by_slab)
-    return PngResponse(heat_png(share, study.encoding.grid, stack.layout, slice_index))
+    return _png(heat_png(share, study.encoding.grid, stack.layout, slice_index))
 
 
 def _one(parts: Parts, study_uid: str, slice_index: int) -> tuple[catalogue.Held, Stack]:

@@ -15,6 +15,7 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import contourpy
 import highdicom as hd
@@ -178,7 +179,7 @@ def _contours(
     rows, columns = (np.flatnonzero(shown.any(axis=axis)) for axis in (1, 0))
     top, left = rows[0], columns[0]
     box = np.pad(shown[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float32)
-    lines = contourpy.contour_generator(z=box).lines(0.5)
+    lines = cast(list[npt.NDArray[np.float64]], contourpy.contour_generator(z=box).lines(0.5))
     scale = np.array([size[0] / shown.shape[1], size[1] / shown.shape[0]])
     offset = np.array([left - 0.5, top - 0.5])  # the ring of background, and centres to edges
     return [[(float(x), float(y)) for x, y in (line + offset) * scale] for line in lines]

@@ -149,11 +149,10 @@ export class StudyView {
       const { hits } = await json(ofStudy(this.uid, "/query"), { body: { text, k: HITS } });
       this.on.well();
       this.hits = hits;
-      this.viewer.text = text; // its heat map comes with the slice of the first hit
       this.list.replaceChildren(...hits.map((hit, at) => this.#hit(hit, at)));
       this.viewer.stage.focus({ preventScroll: true });
       this.viewer.setText(text);
-      if (hits.length > 0) await this.#toHit(0);
+      await (hits.length > 0 ? this.#toHit(0) : this.viewer.show(this.viewer.k));
     } catch (error) {
       this.on.failed(error);
     }

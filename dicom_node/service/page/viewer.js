@@ -43,7 +43,7 @@ export class Viewer {
       type: "range", min: 1, max: this.stack.slices, step: 1, "aria-label": "Slice, counted from the feet",
       oninput: () => this.show(this.#index(Number(this.slider.value))),
     });
-    this.caption = el("output.caption");
+    this.caption = el("output.caption", { title: "counted from the feet; z is the patient's axis, LPS" });
     this.windows = WINDOWS.map(([name, title], at) => el("button", {
       type: "button", title: `key ${at + 1}`, onclick: () => this.setWindow(name),
     }, title));
@@ -94,11 +94,10 @@ export class Viewer {
     return this.#draw();
   }
 
-  /** Show the heat map of a text; null for none. */
+  /** The text whose heat map the next slice comes with. */
   setText(text) {
     this.text = text;
     this.#press();
-    return this.#draw();
   }
 
   close() {
@@ -162,7 +161,7 @@ export class Viewer {
     this.stage.dataset.slice = k;
     this.stage.setAttribute("aria-label", `CT, ${this.name(k)}`);
     const height = heightOf(this.stack, k).toFixed(1);
-    this.caption.textContent = `${this.name(k)} from the feet, z = ${height} mm`;
+    this.caption.textContent = `${this.name(k)}, z ${height} mm`;
     this.#ringAt(k);
     this.on.moved(k);
   }
