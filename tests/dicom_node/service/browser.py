@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import uvicorn
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from dicom_node.config import ServiceSettings
 from dicom_node.service.app import create_app
@@ -23,6 +23,7 @@ from tests.dicom_node.network import free_port, wait_until
 from tests.peers import require
 
 SIZE = {"width": 1280, "height": 800}
+PATIENCE = 45_000  # ms; a busy machine is slow, not wrong
 _TELL_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation",
     (event) => console.error(`policy violated: ${event.violatedDirective} ${event.blockedURI}`));
@@ -35,6 +36,7 @@ def browsing() -> Iterator[Browser]:
     path = require("chromium")
     root = sys.platform.startswith("linux") and os.geteuid() == 0
     arguments = ["--disable-gpu", *(["--no-sandbox"] if root else [])]
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
@@ -103,7 +105,7 @@ class Watch:
 def tab(browser: Browser, address: str) -> Iterator[Watch]:
     """A tab of its own, without anything kept."""
     context = browser.new_context(viewport=SIZE)  # type: ignore[arg-type]  # playwright's own TypedDict
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE)
     try:
         yield Watch(context.new_page(), address)
     finally:
