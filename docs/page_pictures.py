@@ -62,7 +62,7 @@ def serving(config: Config) -> Iterator[str]:
     thread = threading.Thread(target=run_service, args=(config, stop, ready.set))
     thread.start()
     try:
-        if not ready.wait(180):
+        if not ready.wait(600):
             raise SystemExit("the service did not start")
         yield f"http://127.0.0.1:{config.service.port}/"
     finally:
@@ -72,17 +72,22 @@ def serving(config: Config) -> Iterator[str]:
 
 def shoot(page: Page, address: str, token: str, study: str, out: Path) -> None:
     """Log in, look at the worklist, ask the study, and save what is seen."""
+    page.set_default_timeout(240_000)
     page.goto(address)
     page.get_by_label("Access token").fill(token)
     page.get_by_role("button", name="Open").click()
     page.get_by_role("row").nth(1).wait_for()
+    page.get_by_text("present").first.wait_for()  # the result of the study that was read
     page.screenshot(path=out / "page_worklist.png")
     page.goto(f"{address}#/studies/{study}")
-    page.locator("body[data-busy='false'] .stage img.slice").wait_for(timeout=60_000)
+    page.locator(".legend li").first.wait_for(state="attached")
     page.get_by_label("Find in this study").fill("hypodense liver lesion")
     page.keyboard.press("Enter")
-    page.locator(".hits li").first.wait_for()
-    page.wait_for_timeout(2500)
+    page.locator(".hits [aria-current]").wait_for()
+    page.locator("img.heat[src]").wait_for()
+    for thumb in page.locator(".thumb").all():
+        thumb.locator("img[src]").nth(1).wait_for()
+    page.locator("body[data-busy='false']").wait_for()
     page.screenshot(path=out / "page.png")
 
 
