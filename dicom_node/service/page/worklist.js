@@ -71,6 +71,7 @@ export class Worklist {
       : `${this.offset + 1} to ${last} of ${total}, newest first`;
     this.newer.disabled = this.offset === 0;
     this.older.disabled = last >= total;
+    this.newer.parentElement.hidden = total <= PAGE;
     const now = JSON.stringify(studies.map((study) => [study, ago(study.last_image_at)]));
     if (now === this.seen) return; // a table that stands still keeps its focus
     this.seen = now;
