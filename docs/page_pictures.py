@@ -79,6 +79,8 @@ def shoot(page: Page, address: str, token: str, study: str, out: Path) -> None:
     page.get_by_role("row").nth(1).wait_for()
     page.get_by_text("present").first.wait_for()  # the result of the study that was read
     page.screenshot(path=out / "page_worklist.png")
+    outlines = f"{address}api/1/studies/{study}/outlines"  # the first look at masks takes a while
+    page.request.get(outlines, headers={"Authorization": f"Bearer {token}"}, timeout=240_000)
     page.goto(f"{address}#/studies/{study}")
     page.locator(".legend li").first.wait_for(state="attached")
     page.get_by_label("Find in this study").fill("hypodense liver lesion")

@@ -6,6 +6,7 @@ import { heightOf } from "./geometry.js";
 export const WINDOWS = [["soft", "Soft tissue"], ["lung", "Lung"], ["bone", "Bone"]];
 const LAYERS = [["organs", "Organs", "o"], ["lesions", "Lesions", "l"], ["heat", "Heat map", "h"]];
 const AHEAD = 3; // slices that are fetched before they are wanted
+const LATE = 400; // ms after the slice that its overlays may come
 const NOTCH = 40; // of a wheel that counts in pixels
 const AT_EDGES = ["left", "right", "top", "bottom"];
 
@@ -24,6 +25,7 @@ export class Viewer {
     this.mark = null;
     this.wheel = 0;
     this.working = null;
+    this.late = 0; // slices whose overlays are still fetched
     this.stale = false;
     this.closed = false;
     this.#build();
@@ -139,14 +141,25 @@ export class Viewer {
       }
     }
     this.working = null;
-    document.body.dataset.busy = "false";
+    this.#tellBusy();
     if (!this.closed) this.#fetchAhead();
   }
 
-  // All layers change at once: an outline must never lie on another slice than its own.
+  #tellBusy() {
+    document.body.dataset.busy = String(this.working !== null || this.late > 0);
+  }
+
+  // All layers change at once: an outline must never lie on another slice than its own. Where overlays take
+  // long (the first look at the masks of a study), the slice comes without them, and again when they are there.
   async #swap() {
     const k = this.k;
-    const wanted = this.#addresses(k);
+    const all = this.#addresses(k);
+    const whole = Promise.all(Object.values(all));
+    const inTime = await Promise.race([
+      whole.then(() => true), all.slice.then(() => new Promise((done) => setTimeout(done, LATE, false))),
+    ]);
+    if (!inTime) this.#drawAgain(k, whole);
+    const wanted = inTime ? all : { slice: all.slice };
     const names = Object.keys(wanted);
     const addresses = await Promise.all(Object.values(wanted));
     const made = await Promise.all(addresses.map(decoded));
@@ -164,6 +177,18 @@ export class Viewer {
     this.caption.textContent = `${this.name(k)}, z ${height} mm`;
     this.#ringAt(k);
     this.on.moved(k);
+  }
+
+  async #drawAgain(k, whole) {
+    this.late += 1;
+    try {
+      await whole;
+      if (!this.closed && this.k === k) this.#draw();
+    } catch (error) {
+      if (!this.closed) this.on.failed(error);
+    }
+    this.late -= 1;
+    this.#tellBusy();
   }
 
   #addresses(k) {
