@@ -15,6 +15,9 @@ import sqlalchemy as sa
 from dicom_node.config import Config
 from dicom_node.index import Association, Generation, Index, Study, Touch
 
+# What a study ends in without a reading, so that a person may want it tried again.
+UNREAD = ("failed", "refused")
+
 
 def is_complete(
     now: float, last_ct_at: float, associations_open: int, *, quiet_seconds: float, idle_seconds: float
@@ -80,3 +83,43 @@ def complete_studies(index: Index, config: Config, now: float | None = None) -> 
             session.flush()
             opened.append(generation)
     return opened
+
+
+def open_again(index: Index, study_instance_uid: str, now: float | None = None) -> Generation | None:
+    """Open a new generation, of the same images, of a study whose newest one could not be read.
+
+    A new generation is tried as if it were the first: whatever made the last one fail (memory, a
+    disk, an older version of the program) may be gone.
+
+    Parameters
+    ----------
+    now: seconds since the epoch; the clock by default.
+
+    Returns
+    -------
+    The generation, ``complete``; None where there is nothing to try again: the study is not known,
+    waits for images, or its newest generation is read or on its way.
+    """
+    with index.writing() as session:
+        study = session.get(Study, study_instance_uid)
+        if study is None or study.waiting:
+            return None
+        newest = session.scalar(
+            sa.select(Generation)
+            .where(Generation.study_instance_uid == study_instance_uid)
+            .order_by(Generation.number.desc())
+            .limit(1)
+        )
+        if newest is None or newest.state not in UNREAD:
+            return None
+        generation = Generation(
+            study_instance_uid=study_instance_uid,
+            number=newest.number + 1,
+            watermark=study.last_ct_id,
+            last_ct_at=study.last_ct_at,
+            complete_at=time.time() if now is None else now,
+            state="complete",
+        )
+        session.add(generation)
+        session.flush()
+        return generation

@@ -86,6 +86,19 @@ def load_series(series: CandidateSeries, *, progress: Progress | None = None) ->
     )
 
 
+def load_slice(instance: Instance) -> npt.NDArray[np.float32]:
+    """(rows, columns) Hounsfield units of one slice, nothing below -1024.
+
+    Raises
+    ------
+    SightlineError: if the file cannot be decoded, or its header has no rescale.
+    """
+    if instance.rescale_slope is None or instance.rescale_intercept is None:
+        raise SightlineError(f"{instance.name}: no rescale to Hounsfield units; send it again")
+    hu = _hounsfield(_read(instance), instance, np.dtype(np.float32))
+    return np.asarray(hu, dtype=np.float32)
+
+
 def _dtype(instances: tuple[Instance, ...]) -> npt.DTypeLike:
     whole = all(
         value is not None and float(value).is_integer()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -80,7 +81,8 @@ class Workflow:
         """Look for complete studies until `stop` is set."""
         reconciled = time.monotonic()
         while not stop.wait(POLL_SECONDS):
-            for generation in complete_studies(self._archive.index, self._config):
+            complete_studies(self._archive.index, self._config)
+            for generation in self._unfinished("complete"):  # those, and what a person had tried again
                 self._choose(generation)
             if time.monotonic() - reconciled > RECONCILE_SECONDS:
                 self.reconcile()
@@ -92,11 +94,7 @@ class Workflow:
         A generation still ``complete`` is chosen again; one ``queued`` in the index but unknown
         to DBOS is queued; one that DBOS gave up is recorded as failed.
         """
-        with self._archive.index.reading() as session:
-            unfinished = session.scalars(
-                sa.select(Generation).where(Generation.state.in_(("complete", "queued")))
-            ).all()
-        for generation in unfinished:
+        for generation in self._unfinished("complete", "queued"):
             if generation.state == "complete":
                 self._choose(generation)
                 continue
@@ -107,6 +105,12 @@ class Workflow:
                 reason = f"the reader died {MAXIMUM_RECOVERIES + 1} times on this study"
                 logger.error("reading given up generation_id=%d error=%s", generation.id, reason)
                 readings.fail(self._archive, generation.id, reason)
+
+    def _unfinished(self, *states: str) -> Sequence[Generation]:
+        with self._archive.index.reading() as session:
+            return session.scalars(
+                sa.select(Generation).where(Generation.state.in_(states)).order_by(Generation.id)
+            ).all()
 
     def _choose(self, generation: Generation) -> None:
         """Choose the series of a generation, and queue it if there is something new to read."""

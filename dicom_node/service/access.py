@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from starlette.requests import ClientDisconnect
@@ -43,12 +43,11 @@ def access_token(config: Config) -> str | None:
     ------
     SightlineError: the file is missing, or holds no usable token.
     """
-    settings = config.service
-    if not settings.asks_token:
+    if not config.service.asks_token:
         return None
-    if settings.token_file is not None:
-        return read_token(settings.token_file)
-    path = config.archive.absolute() / TOKEN_FILE
+    path = token_path(config)
+    if config.service.token_file is not None:
+        return read_token(path)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -58,6 +57,11 @@ def access_token(config: Config) -> str | None:
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_urlsafe(32) + "\n")
     return read_token(path)
+
+
+def token_path(config: Config) -> Path:
+    """The file that holds the token, where one is asked for."""
+    return config.service.token_file or config.archive.absolute() / TOKEN_FILE
 
 
 def read_token(path: Path) -> str:
@@ -91,12 +95,16 @@ class Envelope:
     app: what answers.
     token: that requests must bring; None asks for none.
     body_limit: path -> most bytes of a request's body.
+    without_token: the paths that never need one.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, body_limit: BodyLimit) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str | None, body_limit: BodyLimit, without_token: Set[str]
+    ) -> None:
         self._app = app
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._body_limit = body_limit
+        self._without_token = without_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -130,7 +138,7 @@ class Envelope:
     def _refusal(self, scope: Scope) -> ApiError | None:
         """Why the request is not looked at any further, or None."""
         headers = dict(scope["headers"])
-        if self._expected is not None and scope["path"] != HEALTH:
+        if self._expected is not None and scope["path"] not in self._without_token:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, self._expected):
                 what = "is wrong" if given else "is missing"

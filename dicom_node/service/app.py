@@ -1,4 +1,4 @@
-"""The FastAPI application: routers, errors, envelope. Not the server (`dicom_node.service.run`)."""
+"""The FastAPI application: routers, the page, errors, envelope. Not the server (`dicom_node.service.run`)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ from fastapi import FastAPI
 
 import dicom_node
 from dicom_node.service import (
+    page_files,
     routes_archive,
     routes_corrections,
     routes_jobs,
     routes_queries,
+    routes_slices,
     routes_studies,
 )
-from dicom_node.service.access import BODY_BYTES, Envelope
+from dicom_node.service.access import BODY_BYTES, HEALTH, Envelope
 from dicom_node.service.errors import add_error_handlers
 from dicom_node.service.parts import Parts
 
 BASE = "/api/1"
+_ROUTES = (
+    routes_studies,
+    routes_queries,
+    routes_slices,
+    routes_archive,
+    routes_jobs,
+    routes_corrections,
+)
 _ABOUT = """Ask a Sightline node: which studies it has read, what it found, and where a text is.
 Positions are LPS in mm. Research software, not a medical device."""
 
@@ -27,7 +37,8 @@ def create_app(parts: Parts, token: str | None) -> FastAPI:
     Parameters
     ----------
     parts: what answers are made of; whoever made them also closes them.
-    token: that every request but for ``/api/1/health`` has to bring; None asks for none.
+    token: that every request has to bring but for ``/api/1/health`` and the files of the page, which
+        hold no data; None asks for none.
     """
     app = FastAPI(
         title="Sightline",
@@ -40,10 +51,17 @@ def create_app(parts: Parts, token: str | None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
-    for routes in (routes_studies, routes_queries, routes_archive, routes_jobs, routes_corrections):
+    for routes in _ROUTES:
         app.include_router(routes.router, prefix=BASE)
+    app.include_router(page_files.router)
+    app.mount(page_files.MOUNT, page_files.PageFiles())
     add_error_handlers(app)
-    app.add_middleware(Envelope, token=token, body_limit=lambda path: _body_limit(path, parts))
+    app.add_middleware(
+        Envelope,
+        token=token,
+        body_limit=lambda path: _body_limit(path, parts),
+        without_token=page_files.page_paths() | {HEALTH},
+    )
     return app
 
 

@@ -60,7 +60,7 @@ def _made(archive: Archive, held: Held, kind: Kind) -> bytes:
     path = held.folder / _SEG[kind]
     labels = np.zeros(geometry.spatial_shape, dtype=np.uint8)
     if path.exists():
-        labels = _planes(path, held.slices)
+        labels = label_planes(path, held.slices)
     elif kind == "organs" and any(organ["present"] for organ in document["organs"]):
         raise ApiError(
             409, "the organ masks of the study were not kept", "set results.organs = true and send it again"
@@ -69,8 +69,13 @@ def _made(archive: Archive, held: Held, kind: Kind) -> bytes:
     return segments_nrrd(geometry.with_array(labels), segments)
 
 
-def _planes(path: Path, slices: tuple[str, ...]) -> npt.NDArray[np.uint8]:
-    """(slices, rows, columns) segment numbers of a SEG, plane k on slice k."""
+def label_planes(path: Path, slices: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+    """(slices, rows, columns) segment numbers of a SEG, plane k on slice k.
+
+    Raises
+    ------
+    OSError, ValueError: the file is missing or damaged.
+    """
     planes = hd.seg.segread(path).get_pixels_by_source_instance(
         source_sop_instance_uids=list(slices),
         combine_segments=True,

@@ -14,6 +14,7 @@ from core_model.reading import Place, PointLPS
 
 UID_PATTERN = r"^[0-9]+(\.[0-9]+)*$"
 Uid = Annotated[str, Path(max_length=64, pattern=UID_PATTERN, description="a DICOM UID (PS3.5 9.1)")]
+SliceIndex = Annotated[int, Path(ge=0, le=100_000, description="counts from 0, as `slice_index` of a hit")]
 JobId = Annotated[str, Path(max_length=32, pattern="^[0-9a-f]{32}$", description="from the answer 202")]
 
 
@@ -148,6 +149,40 @@ class StudyHits(BaseModel):
     model: Model
     searched: int
     hits: list[StudyHit]
+
+
+class SliceStack(BaseModel):
+    """How the slices of a study are shown.
+
+    `to_lps`: (4, 4), rows first, (slice, y, x) of a picture -> LPS mm; whole numbers are centres of pixels.
+    `letters`: patient directions at the left, right, top and bottom edge. `head_up`: 1 where the next slice
+    lies nearer to the head, else -1.
+    """
+
+    slices: int
+    height: int
+    width: int
+    pixel_mm: float
+    letters: tuple[str, str, str, str]
+    to_lps: list[list[float]]
+    head_up: Literal[1, -1]
+
+
+class Outline(BaseModel):
+    """An organ or a lesion that is drawn over the slices named, counted from 0."""
+
+    name: str
+    display: str
+    colour: str
+    slices: list[int]
+
+
+class Outlines(BaseModel):
+    """What the reading drew; `organs_kept` is false where the node keeps no organ masks."""
+
+    organs_kept: bool
+    organs: list[Outline]
+    lesions: list[Outline]
 
 
 class Job(BaseModel):

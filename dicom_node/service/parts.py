@@ -17,6 +17,7 @@ from dicom_node.config import Config
 from dicom_node.service.archive_search import ArchiveSearch
 from dicom_node.service.encodings import EncodingCache
 from dicom_node.service.jobs import Jobs
+from dicom_node.service.slice_source import SliceSource
 from dicom_node.service.texts import TextCache
 
 
@@ -48,6 +49,7 @@ class Parts:
     texts: the questions that were asked lately.
     search: over all studies; kept up to date by `start`.
     jobs: what takes longer than an answer may.
+    slices: what pictures of slices are made of.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class Parts:
     texts: TextCache
     search: ArchiveSearch
     jobs: Jobs
+    slices: SliceSource
 
     @classmethod
     def of(cls, config: Config, archive: Archive, reader: CanAsk) -> Parts:
@@ -64,7 +67,7 @@ class Parts:
         encodings = EncodingCache(config.service.cache_mib << 20)
         search = ArchiveSearch(archive, reader.identity.digest, by_slab=reader.by_slab)
         texts, jobs = TextCache(reader.questions), Jobs(config, archive)
-        return cls(config, archive, reader, encodings, texts, search, jobs)
+        return cls(config, archive, reader, encodings, texts, search, jobs, SliceSource(archive))
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
 import dicom_node
+from dicom_node.archive import tag
+from dicom_node.completeness import open_again
 from dicom_node.reading_files import READING
 from dicom_node.service import catalogue
 from dicom_node.service.errors import ApiError, described
 from dicom_node.service.models import Health, Model, ReadingDocument, Studies, Study, Uid
 from dicom_node.service.parts import Parts, Shared
 
+logger = logging.getLogger(__name__)
 router = APIRouter()
 
 
@@ -42,6 +46,20 @@ def studies(
 @router.get("/studies/{study_uid}", responses=described(401, 404, 422))
 def study(parts: Shared, study_uid: Uid) -> Study:
     """One study, or uploaded volume."""
+    return catalogue.study(parts.archive, study_uid)
+
+
+@router.post("/studies/{study_uid}/retry", status_code=202, responses=described(401, 404, 409, 422))
+def retry(parts: Shared, study_uid: Uid) -> Study:
+    """Have a study read again whose reading failed or was refused; the reader takes it up within a second."""
+    known = catalogue.study(parts.archive, study_uid)
+    if open_again(parts.archive.index, study_uid) is None:
+        raise ApiError(
+            409,
+            f"there is nothing to try again; the study is {known.state}",
+            "only a study that is failed or refused can be tried again; send new images to have it read anew",
+        )
+    logger.info("study tried again study=%s", tag(study_uid))
     return catalogue.study(parts.archive, study_uid)
 
 

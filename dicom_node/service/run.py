@@ -15,7 +15,7 @@ from core_model.reader import Reader
 from dicom_node.archive import Archive
 from dicom_node.config import Config, ServiceSettings
 from dicom_node.errors import SightlineError
-from dicom_node.service.access import access_token
+from dicom_node.service.access import access_token, token_path
 from dicom_node.service.app import create_app
 from dicom_node.service.parts import Parts
 
@@ -124,7 +124,9 @@ def _announce(config: Config) -> None:
     settings = config.service
     scheme = "http" if settings.certificate is None else "https"
     host = f"[{settings.address}]" if ":" in settings.address else settings.address
-    guard = "token" if settings.asks_token else "client certificate"
-    logger.info("service ready url=%s://%s:%d/api/1 guard=%s", scheme, host, settings.port, guard)
+    address = f"{scheme}://{host}:{settings.port}"
+    guard = f"token in {token_path(config)}" if settings.asks_token else "client certificate"
+    logger.info("service ready url=%s/api/1 guard=%s", address, guard)
+    logger.info("in the browser: %s/", address)
     if scheme == "http" and settings.address not in ("127.0.0.1", "::1"):
         logger.warning("the service sends patients' results and its token in clear: set service.certificate")

@@ -1,0 +1,176 @@
+"""What the pictures of slices are made of: grid, Hounsfield units and labels of a study in the archive.
+
+Read from the files as they are asked for, and kept within bounds: Hounsfield units by bytes, labels
+compressed plane by plane (a body of 300 slices takes one megabyte instead of eighty).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+from pydicom.errors import InvalidDicomError
+
+from core_model.localization import Searchable
+from core_model.question import Question
+from core_model.ranking import heat
+from dicom_node.archive import Archive
+from dicom_node.errors import SightlineError
+from dicom_node.instances import read_instance
+from dicom_node.reading_files import LESIONS, ORGANS, READING
+from dicom_node.series_pixels import load_slice
+from dicom_node.service.bounded import Bounded
+from dicom_node.service.catalogue import Held
+from dicom_node.service.errors import ApiError
+from dicom_node.service.masks import Kind, ct_geometry, label_planes
+from dicom_node.service.slice_pictures import Labels, Layout
+
+V = TypeVar("V")
+MAX_IMAGE_BYTES = 96 << 20
+MAX_LABEL_BYTES = 64 << 20
+MAX_STUDIES, MAX_QUESTIONS = 64, 8
+_SEG = {"organs": ORGANS, "lesions": LESIONS}
+_AGAIN = "send the study again"
+
+
+@dataclass(frozen=True)
+class Planes:
+    """The labels of a study, plane by plane.
+
+    Attributes
+    ----------
+    shape: rows and columns of a plane.
+    packed: one per slice.
+    slices_of: label -> the slices that it is on.
+    kept: whether there is a file of them at all.
+    """
+
+    shape: tuple[int, int]
+    packed: tuple[bytes, ...]
+    slices_of: dict[int, list[int]]
+    kept: bool
+
+    @classmethod
+    def of(cls, labels: npt.NDArray[np.uint8] | None, shape: tuple[int, int, int]) -> Planes:
+        """From labels (slice, row, column); None where there is no file."""
+        if labels is None:
+            return cls(shape[1:], (), {}, kept=False)
+        slices_of: dict[int, list[int]] = {}
+        for k, plane in enumerate(labels):
+            for label in np.unique(plane[plane > 0]):
+                slices_of.setdefault(int(label), []).append(k)
+        packed = tuple(zlib.compress(plane.tobytes(), 1) for plane in labels)
+        return cls(shape[1:], packed, slices_of, kept=True)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the planes take."""
+        return sum(map(len, self.packed))
+
+    def plane(self, k: int) -> Labels | None:
+        """(rows, columns) labels of slice `k`; None where there is no file."""
+        if not self.packed:
+            return None
+        return np.frombuffer(zlib.decompress(self.packed[k]), dtype=np.uint8).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The grid of a study's slices, and how they are shown."""
+
+    geometry: hd.VolumeGeometry
+    layout: Layout
+
+
+class SliceSource:
+    """Safe to share between threads."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._stacks: Bounded[Stack] = Bounded(MAX_STUDIES)
+        self._images: Bounded[npt.NDArray[np.int16]] = Bounded(MAX_IMAGE_BYTES, lambda a: a.nbytes)
+        self._labels: Bounded[Planes] = Bounded(MAX_LABEL_BYTES, lambda planes: planes.nbytes)
+        self._shares: Bounded[npt.NDArray[np.float32]] = Bounded(MAX_QUESTIONS)
+
+    def stack(self, held: Held) -> Stack:
+        """The grid of a study.
+
+        Raises
+        ------
+        ApiError: 409, it is an upload, or its files are missing or damaged.
+        """
+        if held.is_upload:
+            raise ApiError(
+                409,
+                "an uploaded volume is read and not kept, so there are no slices to show",
+                "look at it where it was sent from",
+            )
+
+        def make() -> Stack:
+            geometry = self._read(lambda: ct_geometry(self._archive, held.slices))
+            return Stack(geometry, Layout.of(geometry))
+
+        return self._stacks.get(held.key, make)
+
+    def hounsfield(self, held: Held, k: int) -> npt.NDArray[np.float32]:
+        """(rows, columns) of slice `k`, which must be one.
+
+        Raises
+        ------
+        ApiError: 409, its file is missing, damaged, or of another shape than the first slice.
+        """
+        rows, columns = self.stack(held).geometry.spatial_shape[1:]
+        path = self._archive.path(held.slices[k])
+
+        def make() -> npt.NDArray[np.int16]:
+            hu = self._read(lambda: load_slice(read_instance(path)))
+            if hu.shape != (rows, columns):
+                raise ApiError(409, "the slices of the study differ in shape", _AGAIN)
+            return np.rint(hu).astype(np.int16)
+
+        return self._images.get(held.slices[k], make).astype(np.float32)
+
+    def labels(self, held: Held, kind: Kind) -> Planes:
+        """The organs or lesions that the reading drew.
+
+        Raises
+        ------
+        ApiError: 409, their file is damaged.
+        """
+        shape = self.stack(held).geometry.spatial_shape
+        path = held.folder / _SEG[kind]
+
+        def make() -> Planes:
+            found = self._read(lambda: label_planes(path, held.slices)) if path.exists() else None
+            return Planes.of(found, (shape[0], shape[1], shape[2]))
+
+        return self._labels.get(f"{held.key} {kind}", make)
+
+    def document(self, held: Held) -> dict[str, Any]:
+        """The stored ``reading.json``.
+
+        Raises
+        ------
+        ApiError: 409, it is missing or damaged.
+        """
+        found: dict[str, Any] = self._read(lambda: json.loads((held.folder / READING).read_bytes()))
+        return found
+
+    def heat(
+        self, held: Held, study: Searchable, question: Question, *, by_slab: bool
+    ) -> npt.NDArray[np.float32]:
+        """Where a text may be in a study, as `core_model.ranking.heat`."""
+        return self._shares.get(f"{held.key} {question.text}", lambda: heat(study, question, by_slab=by_slab))
+
+    @staticmethod
+    def _read(make: Callable[[], V]) -> V:
+        try:
+            return make()
+        except (OSError, InvalidDicomError, SightlineError, ValueError, AttributeError, LookupError):
+            raise ApiError(409, "the images or results of the study are missing or damaged", _AGAIN) from None
