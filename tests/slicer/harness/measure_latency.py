@@ -69,7 +69,15 @@ def queries(user, texts: list[str]) -> dict[str, float]:
         "questions": len(taken),
         "ms_p50": round(float(np.percentile(taken, 50)), 1),
         "ms_p95": round(float(np.percentile(taken, 95)), 1),
+        **gaps(ticks),
+    }
+
+
+def gaps(ticks: Ticks) -> dict[str, float]:
+    """The widest gap between two ticks, and the most processor time of the window's thread in one; ms."""
+    return {
         "widest_gap_ms": round(1000 * ticks.worst_gap_s, 1),
+        "most_work_ms": round(1000 * ticks.most_work_s, 1),
     }
 
 
@@ -81,14 +89,14 @@ def user_key():
 
 
 def operation(user, start: Callable[[], None]) -> dict[str, float | str]:
-    """Seconds until nothing is under way, and the widest gap between two ticks, ms."""
+    """Seconds until nothing is under way, and the window's gaps meanwhile."""
     begin = time.perf_counter()
     with Ticks() as ticks:
         start()
         wait_until(lambda: not user.busy, seconds=900)
     return {
         "seconds": round(time.perf_counter() - begin, 2),
-        "widest_gap_ms": round(1000 * ticks.worst_gap_s, 1),
+        **gaps(ticks),
         "says": user.says,
     }
 

@@ -43,21 +43,32 @@ class Ticks:
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.busy: list[float] = []
         self._timer = QtCore.QTimer()
         self._timer.setTimerType(QtCore.Qt.TimerType.PreciseTimer)
         self._timer.setInterval(10)
-        self._timer.timeout.connect(lambda: self.times.append(time.perf_counter()))
+        self._timer.timeout.connect(self._tick)
+
+    def _tick(self) -> None:
+        self.times.append(time.perf_counter())
+        self.busy.append(time.thread_time())
 
     def __enter__(self) -> Ticks:
-        self.times = [time.perf_counter()]
+        self.times, self.busy = [], []
+        self._tick()
         self._timer.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self._timer.stop()
-        self.times.append(time.perf_counter())
+        self._tick()
 
     @property
     def worst_gap_s(self) -> float:
         """The longest time between two ticks, seconds."""
         return max(after - before for before, after in zip(self.times, self.times[1:], strict=False))
+
+    @property
+    def most_work_s(self) -> float:
+        """The most processor time of this thread between two ticks: the gap that a free core would see."""
+        return max(after - before for before, after in zip(self.busy, self.busy[1:], strict=False))
