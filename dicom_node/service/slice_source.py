@@ -108,7 +108,7 @@ class SliceSource:
         if held.is_upload:
             raise ApiError(
                 409,
-                "an uploaded volume is read and not kept, so there are no slices to show",
+                "pictures of an uploaded volume are not shown here",
                 "look at it where it was sent from",
             )
 

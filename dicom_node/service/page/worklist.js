@@ -33,8 +33,7 @@ export class Worklist {
           (title) => el("th", { scope: "col" }, title)))),
         this.body),
       el("nav.pages", { "aria-label": "Pages" }, this.newer, this.older),
-      el("p.hint", {}, "Volumes that were uploaded over HTTP, for example from 3D Slicer, are read and not kept: ",
-        "they are not listed here."));
+      el("p.hint", {}, "Volumes that were uploaded over HTTP, for example from 3D Slicer, are not listed here."));
   }
 
   /** Look, and look again every few seconds until `close`. */
