@@ -115,8 +115,8 @@ def test_the_window_lives_while_a_large_file_is_read(scene):
         wait_until(lambda: bool(over))
     assert over == [None], steps
     assert node.GetSegmentation().GetNumberOfSegments() == 1
-    # Slicer's own reader leaves two ticks, before and after; a busy machine is no excuse for that.
-    assert len(ticks.times) > 10
+    # Processor time, which a busy machine does not stretch.
+    assert ticks.most_work_s < 0.05
 
 
 def test_work_that_is_given_up_does_not_go_on(scene):
