@@ -212,7 +212,7 @@ def heat_png(
     stops = np.linspace(0, 1, len(_HEAT_COLOURS))
     for channel in range(3):
         picture[..., channel] = np.interp(strength, stops, _HEAT_COLOURS[:, channel])
-    picture[..., 3] = 190 * np.sqrt(strength)
+    picture[..., 3] = 150 * np.sqrt(strength)
     return _png(Image.fromarray(picture))
 
 

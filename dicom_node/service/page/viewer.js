@@ -156,7 +156,7 @@ export class Viewer {
     const all = this.#addresses(k);
     const whole = Promise.all(Object.values(all));
     const inTime = await Promise.race([
-      whole.then(() => true), all.slice.then(() => new Promise((done) => setTimeout(done, LATE, false))),
+      whole.then(() => true, () => false), all.slice.then(() => new Promise((done) => setTimeout(done, LATE, false))),
     ]);
     if (!inTime) this.#drawAgain(k, whole);
     const wanted = inTime ? all : { slice: all.slice };
