@@ -163,7 +163,7 @@ class SliceStack(BaseModel):
     height: int
     width: int
     pixel_mm: float
-    letters: tuple[str, str, str, str]
+    letters: Annotated[list[str], Field(min_length=4, max_length=4)]
     to_lps: list[list[float]]
     head_up: Literal[1, -1]
 

@@ -45,7 +45,7 @@ def slices(parts: Shared, study_uid: Uid) -> SliceStack:
         height=layout.height,
         width=layout.width,
         pixel_mm=round(layout.pixel_mm, 6),
-        letters=layout.letters,
+        letters=list(layout.letters),
         to_lps=layout.to_lps.tolist(),
         head_up=1 if layout.head_up > 0 else -1,
     )
