@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
 from hypothesis import settings
 
 # A busy machine is slow, not wrong.
 settings.register_profile("sightline", deadline=None)
 settings.load_profile("sightline")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers of pytest-xdist share the cores: more threads than cores take longer than one after another."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:
+        # Not above: where Slicer's libraries are tested torch must not be imported.
+        import torch  # noqa: PLC0415
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

@@ -68,7 +68,7 @@ def test_any_other_failure_is_told_to_all_that_wait() -> None:
     def broken(_texts: Sequence[str]) -> npt.NDArray[np.float32]:
         raise OSError("no memory")
 
-    with pytest.raises(RuntimeError, match="could not be embedded"):
+    with pytest.raises(RuntimeError, match="could not be made a question"):
         TextCache(broken).get("liver")
 
 
