@@ -16,19 +16,17 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fuzz_service import wait_ready
 from benchmarks.read_studies import archive_folder, read_waiting
+from benchmarks.running_service import running_service
 from core_model.reader import Reader
 from dicom_node.archive import Archive
 from dicom_node.config import Config
-from dicom_node.demo_node import free_port
 from training.phantoms.study import write_study
 
 SEED = 11
@@ -54,26 +52,6 @@ def prepare(work: Path, checkpoint: Path | None) -> str:
         archive.index.close()
         done.write_text(made.series.study_instance_uid, encoding="ascii")
     return done.read_text(encoding="ascii")
-
-
-@contextmanager
-def running(work: Path, folder: Path, checkpoint: Path | None) -> Iterator[tuple[int, int]]:
-    """The service on the archive of `work`; its port and process."""
-    port, config, log = free_port(), folder / "node.toml", folder / "service.log"
-    model = "" if checkpoint is None else f"checkpoint = {json.dumps(str(checkpoint.absolute()))}\n"
-    config.write_text(
-        f"archive = {json.dumps(str((work / 'archive').absolute()))}\n{model}[service]\nport = {port}\n",
-        encoding="utf-8",
-    )
-    command = [sys.executable, "-m", "dicom_node.processes", "service", "--config", str(config)]
-    with log.open("wb") as stream:
-        service = subprocess.Popen(command, stderr=stream)
-    try:
-        wait_ready(service, log)
-        yield port, service.pid
-    finally:
-        service.terminate()
-        service.wait(60)
 
 
 def processor_seconds(pid: int) -> float:
@@ -137,18 +115,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
     study = prepare(given.work, given.checkpoint)
-    with tempfile.TemporaryDirectory() as name:
-        with running(given.work, Path(name), given.checkpoint) as (port, _):
-            alone = measure(given.work, port, given.questions)
-        token = (given.work / "archive" / "service.token").read_text(encoding="ascii").strip()
-        with running(given.work, Path(name), given.checkpoint) as (port, pid):
-            before = processor_seconds(pid)
-            with crowd(given.clients, port, token, study) as answered:
-                beside = measure(given.work, port, given.questions, "--queries-only")
-            asked = len(answered) + given.questions
-            beside["service_processor_ms_per_question"] = round(
-                1000 * (processor_seconds(pid) - before) / asked, 1
-            )
+    archive = given.work / "archive"
+    with running_service(archive, given.checkpoint) as service:
+        alone = measure(given.work, service.port, given.questions)
+    with running_service(archive, given.checkpoint) as service:
+        pid = service.process.pid
+        before = processor_seconds(pid)
+        with crowd(given.clients, service.port, service.token, study) as answered:
+            beside = measure(given.work, service.port, given.questions, "--queries-only")
+        asked = len(answered) + given.questions
+        beside["service_processor_ms_per_question"] = round(
+            1000 * (processor_seconds(pid) - before) / asked, 1
+        )
     beside.pop("operations")
     load = round(os.getloadavg()[0], 1)
     print(json.dumps({"alone": alone, f"beside_{given.clients}": beside, "load": load}, indent=1))

@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks.fuzz_service import wait_ready
 from benchmarks.query_cases import VOXELS, Question, questions
-from dicom_node.demo_node import free_port
+from benchmarks.running_service import running_service
 
 NEAR_MM = 12.0
 ANSWERS, PICTURES = "answers.jsonl", "pictures"
@@ -83,30 +82,13 @@ def ask(work: Path, wanted: Sequence[Question], checkpoint: Path | None) -> None
     if not left:
         return
     (work / PICTURES).mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), free_port()
-        model = "" if checkpoint is None else f"checkpoint = {json.dumps(str(checkpoint.absolute()))}\n"
-        config = folder / "node.toml"
-        config.write_text(
-            f"archive = {json.dumps(str((work / 'archive').absolute()))}\n{model}[service]\nport = {port}\n",
-            encoding="utf-8",
-        )
+    with tempfile.TemporaryDirectory() as name, running_service(work / "archive", checkpoint) as service:
+        asked = Path(name) / "questions.jsonl"
         lines = [json.dumps({**asdict(question), "key": question.key}) for question in left]
-        (folder / "questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        log = folder / "service.log"
-        with log.open("wb") as stream:
-            service = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node.processes", "service", "--config", str(config)],
-                stderr=stream,
-            )
-        try:
-            wait_ready(service, log)
-            command = [sys.executable, "-m", "tests.slicer.harness.ask_questions", str(work)]
-            command += ["--questions", str(folder / "questions.jsonl"), "--answers", str(work / ANSWERS)]
-            subprocess.run([*command, "--url", f"http://127.0.0.1:{port}"], check=True)
-        finally:
-            service.terminate()
-            service.wait(60)
+        asked.write_text("\n".join(lines), encoding="utf-8")
+        command = [sys.executable, "-m", "tests.slicer.harness.ask_questions", str(work)]
+        command += ["--questions", str(asked), "--answers", str(work / ANSWERS)]
+        subprocess.run([*command, "--url", f"http://127.0.0.1:{service.port}"], check=True)
 
 
 def answers(work: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ another seed, and watches its memory. Fails on any 5xx and when the service dies
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -16,10 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dicom_node.demo_node import free_port
+from benchmarks.running_service import running_service
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-START_SECONDS = 300.0
 
 
 def resident_mib(pid: int) -> float:
@@ -28,46 +26,24 @@ def resident_mib(pid: int) -> float:
     return pages * 4096 / 2**20
 
 
-def fuzz(folder: Path, archive: Path, minutes: float, examples: int, checkpoint: Path | None) -> int:
+def fuzz(archive: Path, minutes: float, examples: int, checkpoint: Path | None) -> int:
     """Run until the minutes are over; the exit status."""
-    port, config, log = free_port(), folder / "node.toml", folder / "service.log"
-    model = "" if checkpoint is None else f"checkpoint = {json.dumps(str(checkpoint.absolute()))}\n"
-    config.write_text(
-        f"archive = {json.dumps(str(archive.absolute()))}\n{model}[service]\nport = {port}\n",
-        encoding="utf-8",
-    )
-    command = [sys.executable, "-m", "dicom_node.processes", "service", "--config", str(config)]
-    with log.open("wb") as stream:
-        service = subprocess.Popen(command, stderr=stream)
-    try:
-        wait_ready(service, log)
-        token = (archive / "service.token").read_text(encoding="ascii").strip()
-        before, rounds, end = resident_mib(service.pid), 0, time.monotonic() + 60 * minutes
+    with running_service(archive, checkpoint) as service:
+        pid = service.process.pid
+        before, rounds, end = resident_mib(pid), 0, time.monotonic() + 60 * minutes
         while time.monotonic() < end:
             rounds += 1
-            status = _round(port, token, rounds, examples)
-            if service.poll() is not None:
-                print(f"the service died with {service.returncode}")
+            status = _round(service.port, service.token, rounds, examples)
+            if service.process.poll() is not None:
+                print(f"the service died with {service.process.returncode}")
                 return 1
-            print(f"round {rounds}: status {status}, {resident_mib(service.pid):.0f} MiB", flush=True)
+            print(f"round {rounds}: status {status}, {resident_mib(pid):.0f} MiB", flush=True)
             if status:
                 return status
-        print(f"{rounds} rounds; memory {before:.0f} to {resident_mib(service.pid):.0f} MiB")
-        defects = log.read_text(encoding="utf-8").count(" defect ")
+        print(f"{rounds} rounds; memory {before:.0f} to {resident_mib(pid):.0f} MiB")
+        defects = service.log.read_text(encoding="utf-8").count(" defect ")
         print(f"{defects} defects in the log")
         return 1 if defects else 0
-    finally:
-        service.terminate()
-        service.wait(60)
-
-
-def wait_ready(service: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the service whose log this is answers, or end the program with its log."""
-    deadline = time.monotonic() + START_SECONDS
-    while "service ready" not in log.read_text(encoding="utf-8"):
-        if service.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"the service did not start:\n{log.read_text(encoding='utf-8')}")
-        time.sleep(0.2)
 
 
 def _round(port: int, token: str, seed: int, examples: int) -> int:
@@ -91,9 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="model (default: the shipped one)")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        archive = given.archive or folder / "archive"
-        return fuzz(folder, archive, given.minutes, given.examples, given.checkpoint)
+        archive = given.archive or Path(name) / "archive"
+        return fuzz(archive, given.minutes, given.examples, given.checkpoint)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,13 +19,12 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 
-from benchmarks.fuzz_service import wait_ready
+from benchmarks.running_service import running_service
 from core_model.checkpoint import load_checkpoint
 from core_model.encoding_file import save_encoding
 from core_model.reading import ModelIdentity, SliceReference, StudyEncoding
 from dicom_node.archive import Archive
 from dicom_node.config import Config
-from dicom_node.demo_node import free_port
 from dicom_node.index import Generation, ReadingRow, Study
 from dicom_node.reading_files import ENCODING
 from dicom_node.readings import results_folder
@@ -128,30 +125,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, help="model (default: the shipped one)")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), free_port()
-        archive, log, file = folder / "archive", folder / "service.log", folder / "node.toml"
+        archive = Path(name) / "archive"
         fill(Config(archive=archive), given.checkpoint)
-        path = (
-            ""
-            if given.checkpoint is None
-            else f"checkpoint = {json.dumps(str(given.checkpoint.absolute()))}\n"
-        )
-        file.write_text(f'archive = "archive"\n{path}[service]\nport = {port}\n', encoding="utf-8")
-        command = [sys.executable, "-m", "dicom_node.processes", "service", "--config", str(file)]
-        with log.open("wb") as stream:
-            service = subprocess.Popen(command, stderr=stream)
-        try:
-            wait_ready(service, log)
-            token = (archive / "service.token").read_text(encoding="ascii").strip()
+        with running_service(archive, given.checkpoint) as service:
+            port, token = service.port, service.token
             ask(port, token, ["the first question loads the study"])
             sets = [
                 [f"lesion {n} of {client}" for n in range(given.questions)] for client in range(given.clients)
             ]
             with ThreadPoolExecutor(given.clients) as pool:
                 taken = np.concatenate(list(pool.map(lambda texts: ask(port, token, texts), sets)))
-        finally:
-            service.terminate()
-            service.wait(60)
     result = {
         "clients": given.clients,
         "questions": len(taken),

@@ -21,7 +21,7 @@ from core_model.inference import ScanFeatures
 from core_model.lesions import Component, measure
 from core_model.masks import Region, paste, region_of
 from core_model.model import EncodedText, SightlineModel
-from core_model.reading import Finding, Lesion, OrganReading
+from core_model.reading import Finding, Lesion, OrganReading, point_lps
 from core_model.thresholds import Thresholds
 
 MAX_LESIONS = 20  # of one kind in one study; the most probable are kept
@@ -196,7 +196,7 @@ class Detector:
                     abnormality=entry.name,
                     probability=probability,
                     status="present" if own else thresholds.status(probability),
-                    position_lps_mm=(float(point[0]), float(point[1]), float(point[2])),
+                    position_lps_mm=point_lps(point),
                 )
             )
         return tuple(findings)

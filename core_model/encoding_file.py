@@ -15,7 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from core_model.reading import KnownPlace, ModelIdentity, PointLPS, SliceReference, StudyEncoding
+from core_model.reading import KnownPlace, ModelIdentity, SliceReference, StudyEncoding, point_lps
 
 FORMAT = "sightline-encoding/2"  # 2: with what is known of the dictionary's abnormalities
 
@@ -85,7 +85,7 @@ def _encoding_of(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str])
     features = np.zeros((*shape, tensors["grid_features"].shape[-1]), dtype=np.float16)
     features[inside] = tensors["grid_features"]
     slices = tuple(
-        SliceReference(_point(p), uid)
+        SliceReference(point_lps(p), uid)
         for p, uid in zip(tensors["slice_positions_mm"], json.loads(metadata["slice_uids"]), strict=True)
     )
     known = zip(
@@ -112,9 +112,5 @@ def _encoding_of(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str])
         slices=slices,
         model=ModelIdentity(name, version, digest),
         series_instance_uid=metadata["series_instance_uid"] or None,
-        known_places=tuple(KnownPlace(name, _point(p), float(score)) for name, p, score in known),
+        known_places=tuple(KnownPlace(name, point_lps(p), float(score)) for name, p, score in known),
     )
-
-
-def _point(values: npt.NDArray[np.float64]) -> PointLPS:
-    return float(values[0]), float(values[1]), float(values[2])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from core_model.abnormality import Abnormality
 from core_model.detection import Seen
 from core_model.lesions import Component
-from core_model.reading import KnownPlace
+from core_model.reading import KnownPlace, point_lps
 
 MOST = 5  # of one abnormality
 APART_MM = 30.0  # as places of a text (`core_model.ranking`)
@@ -44,8 +44,7 @@ def known_places(
         free = (seen.masks[i] * seen.regions[entry.organ].reach).numpy().copy()  # (D, H, W)
         for index, score in _best(free, seen.candidates[i], np.array(geometry.spacing)):
             point = geometry.map_indices_to_reference(index[None])[0]
-            position = (float(point[0]), float(point[1]), float(point[2]))
-            places.append(KnownPlace(entry.name, position, score))
+            places.append(KnownPlace(entry.name, point_lps(point), score))
     return tuple(places)
 
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
 from core_model.grounding import LESION_TOP_VOXELS
+from core_model.reading import point_lps
 
 Mask = npt.NDArray[np.bool_]
 
@@ -93,7 +94,7 @@ def measure(mask: Mask, volume: hd.Volume) -> Measurements:
         long_axis_mm=long_axis,
         short_axis_mm=short_axis,
         mean_hu=float(volume.array[mask].mean()),
-        centroid_lps_mm=(float(centroid[0]), float(centroid[1]), float(centroid[2])),
+        centroid_lps_mm=point_lps(centroid),
     )
 
 

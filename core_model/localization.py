@@ -5,14 +5,12 @@ Which places that makes of a study is `core_model.ranking`'s.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from core_model.anatomy import organs
-from core_model.reading import Localization, Place, PointLPS, SliceReference, StudyEncoding
+from core_model.reading import Localization, Place, PointLPS, SliceReference, StudyEncoding, point_lps
 
 Floats = npt.NDArray[np.float32]
 Cell = tuple[int, int, int]
@@ -125,7 +123,8 @@ def place_at(
     slab_scores: (d,); None where slabs were not asked.
     """
     encoding = study.encoding
-    position = position_lps_mm or _point(encoding.grid.map_indices_to_reference(np.array([cell], float))[0])
+    middle = encoding.grid.map_indices_to_reference(np.array([cell], float))[0]
+    position = position_lps_mm or point_lps(middle)
     number, reference = nearest_slice(encoding.slices, position)
     found = Localization(
         text=text,
@@ -139,17 +138,13 @@ def place_at(
     _, row, column = encoding.grid.map_reference_to_indices(np.array([position]))[0]
     ends = np.array([[cell[0] + half, row, column] for half in (-0.5, 0.5)])
     low, high = encoding.grid.map_indices_to_reference(ends)
-    return Place(rank, found, (_point(low), _point(high)))
+    return Place(rank, found, (point_lps(low), point_lps(high)))
 
 
 def any_in_plane(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """(d,) bool: whether a layer of (d, h, w) has a cell."""
     layers: npt.NDArray[np.bool_] = np.logical_or.reduce(cells, axis=(1, 2))
     return layers
-
-
-def _point(values: npt.NDArray[Any]) -> PointLPS:
-    return float(values[0]), float(values[1]), float(values[2])
 
 
 def nearest_slice(

@@ -15,7 +15,7 @@ from scipy.special import logit, softmax
 from core_model.anatomy import organ
 from core_model.localization import Cell, Floats, Searchable, agreement, any_in_plane, place_at
 from core_model.question import Question
-from core_model.reading import Localization, Place, PointLPS, StudyEncoding
+from core_model.reading import Localization, Place, PointLPS, StudyEncoding, point_lps
 
 SNIPPET_TEMPERATURE = 0.1  # of the softmax over slabs, RadFinder's (model.md 2.3)
 # Two places nearer than this are one: the neighbourhood that a place is judged by is 24 mm wide at
@@ -187,8 +187,7 @@ def _parts(study: Searchable, label: int) -> list[tuple[float, PointLPS | None]]
 
 def _point(encoding: StudyEncoding, index: npt.ArrayLike) -> PointLPS:
     """LPS of a place on the encoding's grid, in cells."""
-    x, y, z = encoding.grid.map_indices_to_reference(np.array([index], dtype=np.float64))[0]
-    return float(x), float(y), float(z)
+    return point_lps(encoding.grid.map_indices_to_reference(np.array([index], dtype=np.float64))[0])
 
 
 def _best(values: Floats, among: npt.NDArray[np.bool_]) -> Cell:

@@ -44,6 +44,7 @@ from core_model.reading import (
     Reading,
     SliceReference,
     StudyEncoding,
+    point_lps,
 )
 from core_model.thresholds import Thresholds
 from core_model.volume import canonical, to_model_grid
@@ -352,7 +353,7 @@ def _slices(volume: hd.Volume) -> tuple[SliceReference, ...]:
     _, rows, columns = volume.spatial_shape
     middle = np.array([[k, (rows - 1) / 2, (columns - 1) / 2] for k in range(volume.spatial_shape[0])])
     points = volume.map_indices_to_reference(middle)
-    return tuple(SliceReference((float(p[0]), float(p[1]), float(p[2])), None) for p in points)
+    return tuple(SliceReference(point_lps(p), None) for p in points)
 
 
 def _like(mask: hd.Volume, volume: hd.Volume) -> hd.Volume:

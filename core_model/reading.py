@@ -17,6 +17,12 @@ Status = Literal["present", "absent", "undetermined"]
 PointLPS = tuple[float, float, float]
 
 
+def point_lps(values: npt.NDArray[np.floating]) -> PointLPS:
+    """Three numbers of an array as a position, LPS mm."""
+    x, y, z = values
+    return float(x), float(y), float(z)
+
+
 @dataclass(frozen=True)
 class ModelIdentity:
     """Which model read: its name, version and the SHA-256 of its checkpoint's tensors and config."""

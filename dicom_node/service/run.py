@@ -41,6 +41,7 @@ def run_service(config: Config, stop: threading.Event, say_ready: Callable[[], N
             reader = Reader.load(config.checkpoint, "cpu")
         except (OSError, ValueError, RuntimeError) as error:
             raise SightlineError(f"checkpoint: {error}") from error
+        reader.question("lesion")  # embeds the dictionary: the first to ask would wait a second for it
         # Many short questions at once: one core each beats all cores for each.
         torch.set_num_threads(1)
         parts = Parts.of(config, archive, reader)

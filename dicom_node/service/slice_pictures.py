@@ -1,7 +1,7 @@
 """The pictures of one slice as PNG: the CT in a window, outlines over it, a heat map over it.
 
-Made here and not in the browser (cornerstone3D was the alternative): a slice of 512 x 512 takes
-some 20 ms from file to PNG, the page needs no decoder of DICOM, nothing has to be vendored, and a
+Made here and not in the browser (cornerstone3D was the alternative): a slice takes milliseconds from
+file to PNG, the page needs no decoder of DICOM, nothing has to be vendored, and a
 workstation behind a thin line gets 8 bits per pixel instead of 16. Three layers, so that the page
 can lay them over each other and switch each on and off.
 

@@ -1,8 +1,8 @@
 """Texts as questions: the last ones kept, those that are asked at the same time made together.
 
 Not a queue with a delay: whoever comes first is served at once, and what came meanwhile is the next batch.
-Ten texts together cost the text tower little more than two, so that many clients do not wait for one another
-in turn; and only one thread uses the tower at a time, which a `Reader` asks for.
+Texts together cost the text tower less than one after another, so that many clients do not wait for one
+another in turn; and only one thread uses the tower at a time, which a `Reader` asks for.
 """
 
 from __future__ import annotations
