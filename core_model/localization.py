@@ -26,16 +26,20 @@ class Searchable:
     Attributes
     ----------
     inside: (d, h, w) bool, the cells that show the body.
+    nearest_organ: (d, h, w) uint8, label of the organ of a cell, or of the nearest cell that has one; 0
+        everywhere if the study shows no organ.
     nbytes: memory that it takes with its encoding.
     """
 
     def __init__(self, encoding: StudyEncoding) -> None:
         self.encoding = encoding
         self.inside: npt.NDArray[np.bool_] = np.abs(encoding.grid_features).max(-1) > 0
+        self._where = np.flatnonzero(self.inside)
         self._cells: Floats = encoding.grid_features[self.inside].astype(np.float32)  # (N, E)
         weight = ndimage.uniform_filter(self.inside.astype(np.float32), 3)
         self._weight: Floats = np.maximum(weight, 1e-3)
-        own = (self.inside, self._cells, self._weight)
+        self.nearest_organ = _nearest_organ(encoding)
+        own = (self.inside, self._where, self._cells, self._weight, self.nearest_organ)
         stored = (encoding.grid_features, encoding.grid_organs, encoding.slab_features)
         self.nbytes = sum(int(array.nbytes) for array in (*own, *stored))
 
@@ -52,9 +56,9 @@ class Searchable:
 
     def cosine(self, embedding: Floats) -> Floats:
         """(d, h, w) cosine of each cell with a unit vector (E,); -1 outside of the body."""
-        cosine = np.full(self.inside.shape, -1.0, dtype=np.float32)
-        cosine[self.inside] = self._cells @ embedding
-        return cosine
+        cosine = np.full(self.inside.size, -1.0, dtype=np.float32)
+        cosine[self._where] = self._cells @ embedding
+        return cosine.reshape(self.inside.shape)
 
     def smoothed(self, cosine: Floats) -> Floats:
         """(d, h, w) mean of `cosine` over the body's cells among 3x3x3 neighbours; -1 outside."""
@@ -132,7 +136,7 @@ def place_at(
         slice=reference,
         slice_index=number,
         score=score,
-        organ=_organ_at(encoding, cell),
+        organ=_organ_name(int(study.nearest_organ[cell])),
         slab_scores=np.zeros(0, np.float32) if slab_scores is None else slab_scores.astype(np.float32),
     )
     _, row, column = encoding.grid.map_reference_to_indices(np.array([position]))[0]
@@ -168,14 +172,15 @@ def nearest_slice(
     return index, slices[index]
 
 
-def _organ_at(encoding: StudyEncoding, cell: Cell) -> str:
-    """Organ of a cell, or of the nearest cell that has one; empty if the study shows no organ."""
+def _nearest_organ(encoding: StudyEncoding) -> npt.NDArray[np.uint8]:
     labels = encoding.grid_organs
-    value = int(labels[cell])
-    if value == 0:
-        where = np.argwhere(labels > 0)
-        if len(where) == 0:
-            return ""
-        gap = (where - np.array(cell)) * np.array(encoding.grid.spacing)
-        value = int(labels[tuple(where[int((gap**2).sum(1).argmin())])])
-    return organs()[value - 1].name
+    if not labels.any():
+        return np.zeros_like(labels)
+    nearest = ndimage.distance_transform_edt(
+        labels == 0, sampling=encoding.grid.spacing, return_distances=False, return_indices=True
+    )
+    return np.asarray(labels[tuple(nearest)])
+
+
+def _organ_name(label: int) -> str:
+    return organs()[label - 1].name if label else ""

@@ -7,6 +7,8 @@ come first. Everything else, and every further place, is found by the agreement 
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -81,8 +83,12 @@ class _Search:
         self._by_slab = by_slab
         self._apart_mm = apart_mm
         self._cosine = study.cosine(question.embedding)
-        self.smooth = study.smoothed(self._cosine)
         self.scores = study.slab_scores(question.embedding) if by_slab else self._cosine.max(axis=(1, 2))
+
+    @cached_property
+    def smooth(self) -> Floats:
+        """(d, h, w) of `Searchable.smoothed`; not needed where known places suffice."""
+        return self._study.smoothed(self._cosine)
 
     def take(self, position: PointLPS | None) -> None:
         """Take a known place, unless it is near a better one; None takes the one that agrees best."""
@@ -94,9 +100,8 @@ class _Search:
         elif self._by_slab:
             open_layers = any_in_plane(self.free)
             layer = int(np.where(open_layers, self.scores, -np.inf).argmax())
-            here = np.zeros_like(self.free)
-            here[layer] = self.free[layer]
-            cell = _best(self.smooth, here)
+            _, row, column = _best(self.smooth[layer : layer + 1], self.free[layer : layer + 1])
+            cell = (layer, row, column)
             axial = _between(self.scores, layer, open_layers)
             self._add(cell, _point(self._study.encoding, (axial, *cell[1:])))
             self.free[_near_layers(self._study.encoding, layer, self._apart_mm)] = False

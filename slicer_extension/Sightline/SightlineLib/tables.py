@@ -44,6 +44,7 @@ class HitTable:
                 str(hit["slice_index"] + 1),
             )
             _putRow(self._table, row, texts)
+        _fitColumns(self._table)
         # The first row may be the current one already, and would not be told then.
         self._table.setCurrentCell(0 if hits else -1, 0)
         self._filling = False
@@ -83,15 +84,23 @@ class FindingTable:
         """Show the findings of a reading; marks on others are forgotten."""
         self._findings = findings
         self._verdicts = {}
-        self.show(presentOnly)
+        self._put(self._rows(presentOnly))
 
     def show(self, presentOnly: bool) -> None:
-        """Show all, or only what is present."""
-        self._shown = [
+        """Show all, or only what is present; the current row stays where that changes nothing."""
+        rows = self._rows(presentOnly)
+        if rows != self._shown:
+            self._put(rows)
+
+    def _rows(self, presentOnly: bool) -> list[int]:
+        return [
             index
             for index in readingOrder(self._findings)
             if not presentOnly or self._findings[index]["status"] == "present"
         ]
+
+    def _put(self, rows: list[int]) -> None:
+        self._shown = rows
         self._filling = True
         self._table.clearContents()
         self._table.rowCount = len(self._shown)
@@ -108,6 +117,7 @@ class FindingTable:
             )
             _putRow(self._table, row, texts)
             organ = finding["organ"]
+        _fitColumns(self._table)
         self._table.setCurrentCell(-1, -1)
         self._filling = False
 
@@ -173,8 +183,13 @@ def _prepare(table, headers: list[str]) -> None:
     table.columnCount = len(headers)
     table.setHorizontalHeaderLabels(headers)
     table.verticalHeader().setVisible(False)
-    table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     table.horizontalHeader().setStretchLastSection(True)
+    _fitColumns(table)
+
+
+def _fitColumns(table) -> None:
+    """Once after filling: a header that fits itself to its contents measures the table at every cell."""
+    table.resizeColumnsToContents()
 
 
 def _putRow(table, row: int, texts: tuple[str, ...]) -> None:
