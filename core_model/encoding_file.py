@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from core_model.reading import KnownPlace, ModelIdentity, SliceReference, StudyEncoding, point_lps
 
-FORMAT = "sightline-encoding/2"  # 2: with what is known of the dictionary's abnormalities
+FORMAT = "sightline-encoding/3"  # 2: with what is known of the dictionary's abnormalities; 3: its sizes
 
 
 class EncodingError(ValueError):
@@ -42,6 +42,7 @@ def save_encoding(encoding: StudyEncoding, path: Path) -> None:
             [p.position_lps_mm for p in encoding.known_places], dtype=np.float64
         ).reshape(-1, 3),
         "known_scores": np.array([p.score for p in encoding.known_places], dtype=np.float64),
+        "known_diameters_mm": np.array([p.diameter_mm or 0.0 for p in encoding.known_places]),
     }
     metadata = {
         "format": FORMAT,
@@ -91,7 +92,8 @@ def _encoding_of(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str])
     known = zip(
         json.loads(metadata["known_abnormalities"]),
         tensors["known_positions_mm"],
-        tensors["known_scores"],
+        tensors["known_scores"].tolist(),
+        tensors["known_diameters_mm"].tolist(),
         strict=True,
     )
     name, version, digest = json.loads(metadata["model"])
@@ -112,5 +114,5 @@ def _encoding_of(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str])
         slices=slices,
         model=ModelIdentity(name, version, digest),
         series_instance_uid=metadata["series_instance_uid"] or None,
-        known_places=tuple(KnownPlace(name, point_lps(p), float(score)) for name, p, score in known),
+        known_places=tuple(KnownPlace(name, point_lps(p), score, mm or None) for name, p, score, mm in known),
     )

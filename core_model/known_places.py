@@ -7,6 +7,7 @@ was reported or not: who asks for a lesion knows, or wants to see, what speaks f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
@@ -42,30 +43,44 @@ def known_places(
     places: list[KnownPlace] = []
     for i, entry in enumerate(searched):
         free = (seen.masks[i] * seen.regions[entry.organ].reach).numpy().copy()  # (D, H, W)
-        for index, score in _best(free, seen.candidates[i], np.array(geometry.spacing)):
-            point = geometry.map_indices_to_reference(index[None])[0]
-            places.append(KnownPlace(entry.name, point_lps(point), score))
+        for peak in _best(free, seen.candidates[i], np.array(geometry.spacing)):
+            point = geometry.map_indices_to_reference(peak.index[None])[0]
+            diameter = sphere_diameter(peak.voxels * float(np.prod(geometry.spacing)))
+            places.append(KnownPlace(entry.name, point_lps(point), peak.score, diameter or None))
     return tuple(places)
+
+
+@dataclass(frozen=True)
+class _Peak:
+    """A place in voxels; `voxels` of the candidate that it is the middle of, 0 where it is of none."""
+
+    index: npt.NDArray[np.float64]
+    score: float
+    voxels: int
+
+
+def sphere_diameter(volume: float) -> float:
+    """Diameter of a sphere, mm, of its volume in mm3."""
+    return float((6.0 * volume / np.pi) ** (1 / 3))
 
 
 def _best(
     free: npt.NDArray[np.float32], found: Sequence[Component], spacing: npt.NDArray[np.float64]
-) -> Iterator[tuple[npt.NDArray[np.float64], float]]:
-    """Index and score of up to `MOST` places; `free` is emptied round each."""
+) -> Iterator[_Peak]:
+    """Up to `MOST` places; `free` is emptied round each."""
     for _ in range(MOST):
         candidate = next((c for c in found if (free[c.mask] > 0).any()), None)
         if candidate is not None:
-            centre = np.argwhere(candidate.mask).mean(0)
-            score = candidate.score
+            peak = _Peak(np.argwhere(candidate.mask).mean(0), candidate.score, candidate.voxels)
             free[candidate.mask] = 0.0
             found = [c for c in found if c is not candidate]
         else:
             strongest = np.unravel_index(int(free.argmax()), free.shape)
-            centre, score = np.array(strongest, dtype=np.float64), float(free[strongest])
-            if score < LEAST:
+            peak = _Peak(np.array(strongest, dtype=np.float64), float(free[strongest]), 0)
+            if peak.score < LEAST:
                 return
-        yield centre, score
-        _empty(free, centre, spacing)
+        yield peak
+        _empty(free, peak.index, spacing)
 
 
 def _empty(

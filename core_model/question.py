@@ -18,6 +18,7 @@ import torch
 from core_model.abnormality import Abnormality
 from core_model.anatomy import organs
 from core_model.model import SightlineModel
+from core_model.stated_size import stated_size_mm
 
 # Cosine of sentence embeddings from which a text means an entry. Our choice: paraphrases ("pulmonary
 # nodule in the right lower lobe") lie above 0.7, texts about something else below 0.5.
@@ -49,11 +50,13 @@ class Question:
     text: as it was asked.
     embedding: (E,) unit length, in the space of cells and slabs.
     meaning: None where the text means nothing that the dictionary knows.
+    size_mm: the size that the text states, if it states one.
     """
 
     text: str
     embedding: npt.NDArray[np.float32]
     meaning: Meaning | None = None
+    size_mm: float | None = None
 
 
 class Asker:
@@ -81,7 +84,8 @@ class Asker:
             sentences = self._model.text(texts)  # (T, W)
             embeddings = self._model.project_text(sentences).embedding.float().cpu().numpy()  # (T, E)
             meanings = self._meanings(sentences)
-        return [Question(*one) for one in zip(texts, embeddings, meanings, strict=True)]
+            sizes = [stated_size_mm(text) for text in texts]
+        return [Question(*one) for one in zip(texts, embeddings, meanings, sizes, strict=True)]
 
     def _meanings(self, sentences: torch.Tensor) -> list[Meaning | None]:
         if not self._searched:

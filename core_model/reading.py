@@ -119,11 +119,13 @@ class KnownPlace:
     abnormality: name in the dictionary.
     position_lps_mm: LPS.
     score: 0..1; how much of the abnormality is seen there. Compares within one abnormality of one study.
+    diameter_mm: of the sphere that has the volume of what is seen; None where it is no separate thing.
     """
 
     abnormality: str
     position_lps_mm: PointLPS
     score: float
+    diameter_mm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "e.safetensors"
     save_encoding(encoding_of(), path)
-    path.write_bytes(path.read_bytes().replace(b"sightline-encoding/2", b"sightline-encoding/9"))
+    path.write_bytes(path.read_bytes().replace(b"sightline-encoding/3", b"sightline-encoding/9"))
     with pytest.raises(EncodingError, match=r"encoding/9.*read the study again"):
         load_encoding(path)
 

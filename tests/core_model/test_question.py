@@ -13,6 +13,7 @@ from core_model.question import Meaning, Question
 from core_model.ranking import APART_MM, heat, ranked_places
 from core_model.reader import Reader
 from core_model.reading import KnownPlace
+from core_model.stated_size import stated_size_mm
 from tests.core_model.test_encoding import WIDTH, encoding_of
 
 QUERY = np.eye(WIDTH, dtype=np.float32)[0]
@@ -81,6 +82,34 @@ def test_words_outweigh_what_was_seen_where_they_differ_enough() -> None:
     study = Searchable(replace(encoding, grid_features=features, known_places=seen))
     first = ranked_places(study, about("abnormality", "liver_cyst"), 1)[0].found
     assert study.cell_at(first.position_lps_mm) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(("size", "first"), [(12.0, 0), (40.0, 1), (None, 1)])
+def test_a_stated_size_prefers_the_place_of_that_size(size: float | None, first: int) -> None:
+    encoding = encoding_of((9, 12, 12))
+    encoding = replace(encoding, grid_features=np.full_like(encoding.grid_features, 0.25))
+    points = encoding.grid.map_indices_to_reference(np.array([[1.0, 2, 2], [7.0, 8, 8]]))
+    small = KnownPlace("liver_tumour", tuple(points[0]), 0.7, 11.0)
+    large = KnownPlace("liver_tumour", tuple(points[1]), 0.9, 44.0)
+    study = Searchable(replace(encoding, known_places=(small, large)))
+    question = replace(about("abnormality", "liver_tumour"), size_mm=size)
+    found = ranked_places(study, question, 1)[0].found
+    np.testing.assert_allclose(found.position_lps_mm, points[first], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("There is a 16 mm hypoattenuating mass in the liver.", 16.0),
+        ("Cyst of 1,6 x 1.2 CM", 16.0),
+        ("a 3-cm lesion, formerly 22mm", 30.0),
+        ("unchanged (series 3, image 47)", None),
+        ("bladder holds 300 ml, 2 cmH2O", None),
+        ("900 mm", None),
+    ],
+)
+def test_stated_sizes(text: str, size: float | None) -> None:
+    assert stated_size_mm(text) == size
 
 
 def test_an_organ_is_found_in_its_middle_the_larger_part_first() -> None:
