@@ -103,11 +103,17 @@ def region_of(probability: torch.Tensor, spacing_mm: float, names: Iterable[str]
     reach, gap, rind = (max(1, round(mm / spacing_mm)) for mm in (REACH_MM, GAP_MM, RIND_MM))
     regions = {}
     for name in sorted(set(names)):
-        own = (label == organ(name).label)[None, None].float()
-        wide = F.pad(own, [gap] * 6)  # else an organ near the scan's end would be closed up to it
-        core = -box_max(-box_max(wide, 2 * gap + 1), 2 * (gap + rind) + 1)
-        grown = box_max(own, 2 * reach + 1)
-        regions[name] = Region(grown[0, 0] > 0, core[0, 0, gap:-gap, gap:-gap, gap:-gap] > 0)
+        own = label == organ(name).label
+        region = Region(torch.zeros_like(own), torch.zeros_like(own))
+        if own.any():
+            # An organ is small: pooling its own box costs a fraction of pooling the scan.
+            box = bounding_slices(own.numpy(), margin=(max(reach, rind),) * 3)
+            inside = own[box][None, None].float()
+            wide = F.pad(inside, [gap] * 6)  # else an organ near the scan's end would be closed up to it
+            core = -box_max(-box_max(wide, 2 * gap + 1), 2 * (gap + rind) + 1)
+            region.reach[box] = box_max(inside, 2 * reach + 1)[0, 0] > 0
+            region.core[box] = core[0, 0, gap:-gap, gap:-gap, gap:-gap] > 0
+        regions[name] = region
     return regions
 
 
