@@ -187,13 +187,16 @@ class Run:
     def _start_from(self, checkpoint: Path) -> None:
         """Take the modules of an earlier checkpoint, each whole; one that does not fit stays new.
 
-        A config's ``[optimiser] take`` names the parts to take; without it all are.
+        A config's ``[optimiser] take`` names the parts to take; without it all are, but those of ``leave``,
+        which begin anew.
         """
         tensors = load_file(checkpoint / "model.safetensors")
         take = self.settings.optimiser.get("take")
         if take is not None:
             wanted = {"text", *modules_of(take)}
             tensors = {k: v for k, v in tensors.items() if k.split(".")[0] in wanted}
+        anew = set(modules_of(self.settings.optimiser.get("leave", ())))
+        tensors = {k: v for k, v in tensors.items() if k.split(".")[0] not in anew}
         own = self.model.state_dict()
         new = {k.split(".")[0] for k, v in own.items() if k not in tensors or tensors[k].shape != v.shape}
         fitting = {k: v.float() for k, v in tensors.items() if k in own and k.split(".")[0] not in new}

@@ -167,6 +167,8 @@ class Summary:
     def _organs(self) -> Section:
         names = [o.name for o in organs()]
         right = np.array([_row(r.words.recognised, names, lambda a, b: float(a == b)) for r in self.records])
+        drawn = [{o: named for o, named in r.words.recognised.items() if named} for r in self.records]
+        named = np.array([_row(words, names, lambda a, b: float(a == b)) for words in drawn])
         overlap = np.array([_row(r.image.organ_dice, names, lambda a, _: float(a)) for r in self.records])
 
         def figures(weights: Array) -> Figures:
@@ -175,6 +177,7 @@ class Summary:
             top = {f"organ_recognition/{n}": mean(right[:, i], weights) for i, n in enumerate(names)}
             return {
                 "organ_recognition/top1": mean(right, spread),
+                "organ_recognition/top1_of_drawn": mean(named, spread),  # CT-GLIP is given the masks
                 "organ_dice/mean": macro(each.values()),
                 **top,
                 **each,

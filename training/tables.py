@@ -15,6 +15,7 @@ from training.bootstrap import Estimate
 # (what is measured, figure's name, "share", "mm" or "")
 HEADLINES = (
     ("organ recognition, top-1 of 36", "organ_recognition/top1", "share"),
+    ("the same, of organs that the reader drew", "organ_recognition/top1_of_drawn", "share"),
     ("organ Dice, mean over organs", "organ_dice/mean", ""),
     ("findings: AUC, mean over abnormalities", "findings/macro/auc", ""),
     ("the same, thresholds of development patients: F1", "detection/macro/f1", ""),

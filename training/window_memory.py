@@ -76,8 +76,10 @@ class WindowMemory(Generic[R]):
         parts = []
         for w in chosen:
             held = self._windows[w]
-            parts.append(held.at(torch.from_numpy(rng.permutation(len(held))[:each])))
-        return self._kind.joined(parts).map(lambda t: t.float() if t.is_floating_point() else t)
+            drawn = held.at(torch.from_numpy(rng.permutation(len(held))[:each]))
+            # Single precision first: under bfloat16 autocast on a CPU halves cannot be joined.
+            parts.append(drawn.map(lambda t: t.float() if t.is_floating_point() else t))
+        return self._kind.joined(parts)
 
     def state_dict(self) -> dict[str, list[torch.Tensor]]:
         """For `torch.save`."""

@@ -154,3 +154,17 @@ def test_config_with_a_wrong_section(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="section 'loss' is unknown or missing"):
         Settings.from_file(path)
+
+
+def test_parts_that_are_left_begin_anew(tmp_path: Path) -> None:
+    first = train(tmp_path / "first", 2)
+    settings = tiny_settings(2)
+    settings = replace(settings, optimiser={**settings.optimiser, "leave": ["judge", "lesions"]})
+    second = Run(settings, tmp_path / "second", [], "cpu", init=tmp_path / "first" / "checkpoint")
+    untrained = Run(settings, tmp_path / "third", [], "cpu").model.state_dict()
+    own, taken = second.model.state_dict(), first.average.state_dict()
+    key = "lesion_decoder.first.weight"
+    assert torch.equal(own[key], untrained[key])
+    assert not torch.equal(own[key], taken[key])
+    torch.testing.assert_close(own["image.stem.weight"], taken["image.stem.weight"], atol=2e-3, rtol=0)
+    assert not torch.equal(own["image.stem.weight"], untrained["image.stem.weight"])

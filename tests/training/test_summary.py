@@ -71,6 +71,7 @@ def test_tumours(figures: dict[str, float | None]) -> None:
 
 def test_organs_retrieval_places_and_calibration(figures: dict[str, float | None]) -> None:
     assert figures["organ_recognition/top1"] == 0.5
+    assert figures["organ_recognition/top1_of_drawn"] == 0.5
     assert figures["organ_recognition/spleen"] == 0
     assert figures["organ_dice/mean"] == pytest.approx(0.9)
     assert figures["retrieval/text_to_volume/r1"] == 0

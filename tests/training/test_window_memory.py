@@ -57,3 +57,10 @@ def test_it_goes_on_as_it_was() -> None:
     a, b = (m.draw(np.random.default_rng(1), 6) for m in (memory, other))
     assert torch.equal(a.value, b.value)
     assert torch.equal(a.number, b.number)
+
+
+def test_it_draws_under_bfloat16_autocast() -> None:
+    memory = WindowMemory(Numbered, 2)
+    memory.add([numbered(3, 1.0), numbered(3, 2.0)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert memory.draw(np.random.default_rng(0), 6).value.dtype == torch.float32
