@@ -187,8 +187,8 @@ class Detector:
             if not thresholds.raise_findings:
                 own = []
             probability = max([float(probabilities[i]), *own])
-            inside = seen.masks[i] * seen.regions[entry.organ].reach
-            best = np.unravel_index(int(inside.argmax()), tuple(inside.shape))
+            inside = (seen.masks[i] * seen.regions[entry.organ].reach).numpy()
+            best = np.unravel_index(int(inside.argmax()), inside.shape)
             point = geometry.map_indices_to_reference(np.array([best], dtype=np.float64))[0]
             findings.append(
                 Finding(
