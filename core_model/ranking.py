@@ -84,12 +84,17 @@ class _Search:
         self._text = question.text
         self._by_slab = by_slab
         self._apart_mm = apart_mm
-        self._cosine = study.cosine(question.embedding)
+        self._embedding = question.embedding
         self.scores = study.slab_scores(question.embedding) if by_slab else self._cosine.max(axis=(1, 2))
 
     @cached_property
+    def _cosine(self) -> Floats:
+        """(d, h, w); slabs decide without it."""
+        return self._study.cosine(self._embedding)
+
+    @cached_property
     def smooth(self) -> Floats:
-        """(d, h, w) of `Searchable.smoothed`; not needed where known places suffice."""
+        """(d, h, w) of `Searchable.smoothed`."""
         return self._study.smoothed(self._cosine)
 
     def take(self, position: PointLPS | None) -> None:
@@ -102,7 +107,8 @@ class _Search:
         elif self._by_slab:
             open_layers = any_in_plane(self.free)
             layer = int(np.where(open_layers, self.scores, -np.inf).argmax())
-            _, row, column = _best(self.smooth[layer : layer + 1], self.free[layer : layer + 1])
+            smooth = self._study.smoothed_layer(self._embedding, layer)
+            _, row, column = _best(smooth[None], self.free[layer : layer + 1])
             cell = (layer, row, column)
             axial = _between(self.scores, layer, open_layers)
             self._add(cell, _point(self._study.encoding, (axial, *cell[1:])))

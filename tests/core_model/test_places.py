@@ -124,3 +124,15 @@ def test_no_place_is_an_error() -> None:
     empty = Searchable(replace(study.encoding, grid_features=np.zeros_like(study.encoding.grid_features)))
     with pytest.raises(ValueError, match="shows no body"):
         ranked_places(empty, Question("x", query), 1)
+
+
+@given(st.integers(0, 2**20), st.integers(1, 7))
+def test_one_layer_is_smoothed_as_in_the_whole(seed: int, layers: int) -> None:
+    rng = np.random.default_rng(seed)
+    encoding = encoding_of((layers, 6, 5))
+    body = rng.random(encoding.grid_features.shape[:3])[..., None] < 0.7
+    study = Searchable(replace(encoding, grid_features=(encoding.grid_features * body).astype(np.float16)))
+    query = unit(seed)
+    whole = study.smoothed(study.cosine(query))
+    for layer in range(layers):
+        np.testing.assert_allclose(study.smoothed_layer(query, layer), whole[layer], atol=2e-6)
