@@ -31,6 +31,7 @@ from dicom_node.series import CandidateSeries, classify_series, survey_files
 from dicom_node.series_choice import choose_series
 from dicom_node.series_frames import read_references
 from dicom_node.series_pixels import LoadedSeries, load_series
+from dicom_node.series_settings import WAS_READ
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) 
     if key is None or generation.sop_instance_uids is None:
         raise ValueError(f"generation {generation_id} has no chosen series; call select first")
     clock = time.perf_counter()
-    series = classify_series(read_references(generation.sop_instance_uids, archive.path), config.series)
+    series = classify_series(read_references(generation.sop_instance_uids, archive.path), WAS_READ)
     if not isinstance(series, CandidateSeries):
         raise SightlineError(f"the chosen series can no longer be read: {series.reason}")
     loaded = load_series(series)

@@ -5,7 +5,6 @@ Not the choice of the series: that is `dicom_node.series`, from headers alone.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.pixels.utils import iter_pixels
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from core_model.reading import SliceReference, point_lps
@@ -33,16 +33,6 @@ MUST_HOLD_BELOW_HU = -50.0
 _TISSUE_HU = (-1000.0, 3071.0)
 # Elements that only pixel data needs; results never copy them.
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "PixelDataProviderURL")
-# What describes the frames of a multi-frame object, and makes no sense of one of them.
-_MULTI_FRAME_KEYWORDS = (
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    "DimensionOrganizationSequence",
-    "DimensionIndexSequence",
-    "NumberOfFrames",
-    *_PIXEL_KEYWORDS,
-)
-_OVERLAYS = range(0x6000, 0x6020, 2)  # groups of overlays; (60xx,0102) is the Overlay Bit Position
 
 
 @dataclass(frozen=True)
@@ -99,7 +89,7 @@ def load_series(series: CandidateSeries, *, progress: Progress | None = None) ->
         )
     return LoadedSeries(
         volume=hd.Volume(
-            grid.resampled(array, AIR_HU, array.dtype),
+            grid.resampled(array, AIR_HU),
             series.geometry.affine,
             coordinate_system="PATIENT",
             frame_of_reference_uid=series.geometry.frame_of_reference_uid,
@@ -147,10 +137,10 @@ def frame_header(whole: pydicom.Dataset, instance: Instance) -> pydicom.Dataset:
 
     Referenced Frame Number says which frame it is, for results to refer to.
     """
-    header = copy.copy(whole)
-    for keyword in _MULTI_FRAME_KEYWORDS:
-        if keyword in header:
-            del header[keyword]
+    header = whole[: Tag("SharedFunctionalGroupsSequence")]  # with the character set; pixels lie behind
+    header.file_meta = whole.file_meta
+    for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence", "NumberOfFrames"):
+        header.pop(keyword, None)
     header.ReferencedFrameNumber = instance.frame
     header.InstanceNumber = instance.instance_number
     header.ImageType = list(instance.image_type)
@@ -190,7 +180,7 @@ def _decoded(
         first = instances[start]
         if first.frame is None:
             dataset = _read(first)
-            yield first, dataset, _stored(first, partial(getattr, dataset, "pixel_array"))
+            yield first, dataset, _stored(first, partial(_pixels, dataset, first))
             start += 1
             continue
         end = start
@@ -213,6 +203,20 @@ def _read(instance: Instance, *, pixels: bool = True) -> pydicom.FileDataset:
         return dataset
     except Exception as error:  # whatever a parser makes of hostile bytes, the file is named
         raise SightlineError(f"{instance.name}: cannot be read; send or copy it again") from error
+
+
+def _pixels(dataset: pydicom.FileDataset, instance: Instance) -> Stored:
+    """The stored values of a file of one image.
+
+    pydicom takes the lowest bits of a cell for the value and clears the rest; old scanners put the
+    value into the highest (High Bit, PS3.5 8.1.1).
+    """
+    low = int(dataset.get("HighBit") or 0) + 1 - int(dataset.get("BitsStored") or 0)
+    if low <= 0 or UID(instance.transfer_syntax_uid).is_encapsulated:
+        return dataset.pixel_array
+    dataset.BitsStored += low
+    shifted: Stored = dataset.pixel_array >> low
+    return shifted
 
 
 def _stored(instance: Instance, decode: Callable[[], Stored]) -> Stored:
@@ -240,7 +244,6 @@ def _hounsfield(
     """(rows, columns) Hounsfield units of one slice: rescaled (PS3.3 C.11.1), padding made air."""
     if instance.rescale_slope is None or instance.rescale_intercept is None:
         raise ValueError("instance must have passed classify_series")
-    stored = _own_bits(stored, dataset, instance)
     hu = stored.astype(np.float32) * instance.rescale_slope + instance.rescale_intercept
     padding = _padding(dataset, stored.dtype)
     if padding is not None:
@@ -267,30 +270,6 @@ def _padding(dataset: pydicom.Dataset, dtype: np.dtype[np.generic]) -> tuple[int
     elif dtype.kind == "u":
         ends = [end % (1 << (8 * dtype.itemsize)) for end in ends]
     return min(ends), max(ends)
-
-
-def _own_bits(stored: Stored, dataset: pydicom.Dataset, instance: Instance) -> Stored:
-    """The bits of a pixel cell that are the pixel's (PS3.5 8.1.1), where others are there too.
-
-    Old scanners put the value into the upper bits, or an overlay into the unused ones. Decoders of
-    compressed data have done this already.
-    """
-    try:
-        bits, high = int(dataset.BitsStored), int(dataset.HighBit)
-        overlays = {
-            int(dataset.get((group, 0x0102)).value) for group in _OVERLAYS if (group, 0x0102) in dataset
-        }
-    except (AttributeError, TypeError, ValueError):
-        return stored  # not said: all bits are the pixel's
-    low = high + 1 - bits
-    if UID(instance.transfer_syntax_uid).is_compressed or not 0 <= low <= high < 8 * stored.itemsize:
-        return stored
-    if low == 0 and not any(high < position < 8 * stored.itemsize for position in overlays):
-        return stored
-    cells = (stored.astype(np.int64) >> low) & ((1 << bits) - 1)
-    if stored.dtype.kind == "i":
-        cells -= (cells >> (bits - 1)) << bits
-    return cells.astype(stored.dtype)
 
 
 def _filled(dataset: pydicom.Dataset, instance: Instance, series: CandidateSeries) -> pydicom.Dataset:

@@ -1,12 +1,13 @@
-"""Slices that are no regular grid, as a volume on one: a tilted stack upright, uneven spacing even.
+"""Slices that are no regular grid, as a volume on one, and labels of the volume back on the slices.
 
-Linear interpolation in patient space: each slice stays where its header puts it, and what lies
-outside of the slices is air. Masks go the other way in `dicom_node.results.geometry`.
+A tilted stack becomes upright, uneven spacing even: by linear interpolation in patient space, each
+slice staying where its header puts it. Labels are not interpolated: the nearest one counts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import highdicom as hd
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import ndimage
 
 from dicom_node.series_geometry import Floats, SliceStack
 
+Number = TypeVar("Number", bound=np.generic)
 MIN_SPACING_MM = 0.5  # finer grids cost memory and show nothing more (our choice)
 _EDGE = 0.5  # of a pixel: so far beyond the centre of the outermost one it still reaches
 
@@ -73,31 +75,67 @@ class SliceGrid:
         return cls(stack, shape[0], shape[1], pixel_spacing_mm, geometry)
 
     def resampled(
-        self, slices: npt.NDArray[np.generic], outside: float, dtype: npt.DTypeLike
-    ) -> npt.NDArray[np.generic]:
-        """Slices (n, rows, columns) on `geometry`; `outside` where no slice is.
+        self, slices: npt.NDArray[Number], outside: float, *, labels: bool = False
+    ) -> npt.NDArray[Number]:
+        """Slices (n, rows, columns) on `geometry`.
 
-        Of a regular stack, the slices as they are.
+        Parameters
+        ----------
+        slices: in slice order. Those of a regular stack come back as they are.
+        outside: the value where no slice is.
+        labels: take the nearest value instead of one between.
         """
         if self.stack.is_regular:
-            return slices.astype(dtype, copy=False)
-        found = np.empty(self.geometry.spatial_shape, dtype=dtype)
+            return slices
+        found = np.empty(self.geometry.spatial_shape, dtype=slices.dtype)
         whole = np.issubdtype(found.dtype, np.integer)
         for k in range(len(found)):
-            plane = self._tilted(slices, k, outside) if self.stack.is_tilted else self._between(slices, k)
+            if self.stack.is_tilted:
+                plane = self._tilted(slices, k, outside, order=0 if labels else 1)
+            else:
+                plane = self._between(slices, k, nearest=labels)
             found[k] = np.rint(plane) if whole else plane
         return found
 
-    def _between(self, slices: npt.NDArray[np.generic], k: int) -> npt.NDArray[np.float32]:
+    def on_slices(self, labels: npt.NDArray[np.uint8], geometry: hd.VolumeGeometry) -> npt.NDArray[np.uint8]:
+        """(n, rows, columns) the label of the voxel that each pixel of the slices lies in, in slice order.
+
+        Parameters
+        ----------
+        labels: on `geometry`, which may be any regular grid; outside of it there is no label.
+        """
+        to_index = np.asarray(geometry.inverse_affine)
+        pixel = np.zeros((4, 3))  # (row, column, 1) -> LPS (PS3.3 equation C.7.6.2.1-1)
+        pixel[:3, 0] = self.stack.column * self.pixel_spacing_mm[0]
+        pixel[:3, 1] = self.stack.row * self.pixel_spacing_mm[1]
+        pixel[3, 2] = 1
+        found = np.zeros((len(self.stack.positions), self.rows, self.columns), dtype=np.uint8)
+        for plane, position in zip(found, self.stack.positions, strict=True):
+            pixel[:3, 2] = position
+            inside = np.ones(plane.shape, dtype=bool)
+            indices = []
+            for (down, right, start), count in zip((to_index @ pixel)[:3], labels.shape, strict=True):
+                place = start + down * np.arange(self.rows)[:, None] + right * np.arange(self.columns)[None]
+                index = np.rint(place).astype(np.intp)
+                inside &= (index >= 0) & (index < count)
+                indices.append(np.clip(index, 0, count - 1))
+            plane[inside] = labels[tuple(indices)][inside]
+        return found
+
+    def _between(self, slices: npt.NDArray[Number], k: int, *, nearest: bool) -> npt.NDArray[Any]:
         """Plane k of the grid from the two slices that it lies between; the pixels are the same."""
         depth = self.geometry.spacing[0] * k + self.stack.positions[0] @ self.stack.normal
         place = float(np.interp(depth, self._depths, np.arange(len(slices))))
+        if nearest:
+            return np.asarray(slices[int(np.abs(self._depths - depth).argmin())])
         before = min(int(place), len(slices) - 2)
         first, second = (slices[before + n].astype(np.float32) for n in (0, 1))
         between: npt.NDArray[np.float32] = first + np.float32(place - before) * (second - first)
         return between
 
-    def _tilted(self, slices: npt.NDArray[np.generic], k: int, outside: float) -> npt.NDArray[np.float32]:
+    def _tilted(
+        self, slices: npt.NDArray[Number], k: int, outside: float, *, order: int
+    ) -> npt.NDArray[np.float32]:
         """Plane k of the grid, which crosses many slices."""
         affine = np.asarray(self.geometry.affine)[:3]
         shape = self.geometry.spatial_shape[1:]
@@ -128,7 +166,7 @@ class SliceGrid:
             indices.append(index)
         points = np.stack([np.broadcast_to(index, shape) for index in indices])
         found = ndimage.map_coordinates(
-            slices, points, output=np.float32, order=1, mode="nearest", prefilter=False
+            slices, points, output=np.float32, order=order, mode="nearest", prefilter=False
         )
         return np.where(inside, found, np.float32(outside))
 

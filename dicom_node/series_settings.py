@@ -49,6 +49,10 @@ class SeriesSettings:
             raise SightlineError(f"series.minimum_slices = {self.minimum_slices}: a volume needs 2 or more")
 
 
+# What was read once was wanted and large enough, whatever the configuration says now.
+WAS_READ = SeriesSettings(minimum_slices=2, minimum_extent_mm=1e-3, reformats=True)
+
+
 def matches(pattern: str, text: str) -> bool:
     """Whether a pattern of the settings is found in a text.
 

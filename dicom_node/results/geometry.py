@@ -122,18 +122,8 @@ def _sampled(mask: hd.Volume, headers: Sequence[Dataset], grid: SliceGrid) -> np
         labels = mask.match_geometry(grid.geometry, tol=_GRID_TOLERANCE_MM).array
     except RuntimeError as error:
         raise ValueError(_misfit(mask, headers[0])) from error
-    to_index = np.asarray(grid.geometry.inverse_affine)
-    planes = np.zeros((len(headers), grid.rows, grid.columns), dtype=np.uint8)
-    for plane, header in zip(planes, headers, strict=True):
-        steps = (to_index @ pixel_to_patient(header))[:3]  # (3, 3): per row, per column, of the first pixel
-        inside = np.ones(plane.shape, dtype=bool)
-        indices = []
-        for (down, right, start), count in zip(steps, labels.shape, strict=True):
-            place = start + down * np.arange(grid.rows)[:, None] + right * np.arange(grid.columns)[None]
-            index = np.rint(place).astype(np.intp)
-            inside &= (index >= 0) & (index < count)
-            indices.append(np.clip(index, 0, count - 1))
-        plane[inside] = labels[tuple(indices)][inside]
+    planes = np.empty((len(headers), grid.rows, grid.columns), dtype=np.uint8)
+    planes[list(grid.stack.order)] = grid.on_slices(labels, grid.geometry)
     for label in np.setdiff1d(np.unique(labels), [0, *np.unique(planes)]):
         _keep(planes, int(label), grid, np.argwhere(labels == label), headers)
     return planes

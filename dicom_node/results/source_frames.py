@@ -30,7 +30,7 @@ def as_images(headers: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _as_image(header: Dataset) -> Dataset:
-    image = copy.copy(header)
+    image = copy.deepcopy(header)
     image.SOPInstanceUID = derived_uid("frame", header.SOPInstanceUID, str(frame_number(header)))
     image.SOPClassUID = CTImageStorage
     return image
