@@ -196,19 +196,19 @@ def group_series(instances: Iterable[Instance]) -> list[tuple[Instance, ...]]:
     """Instances of one series and one kind, in the order in which they first appear.
 
     A localizer, a dose screen or a coronal reformat filed under the series of the axial images
-    must not spoil them, so a series is split by SOP class, modality, stack, plane and why its
-    kind is not read. Where over-anonymised files have no Series Instance UID, number and
+    must not spoil them, so a series is split by SOP class, modality, stack, and plane or why
+    the kind is not read. Where over-anonymised files have no Series Instance UID, number and
     description stand for it. Copies of one image (same SOP Instance UID and frame) count once.
     """
-    groups: dict[tuple[str | None, ...], dict[str, Instance]] = {}
+    groups: dict[tuple[str, ...], dict[str, Instance]] = {}
     for instance in instances:
+        problem = kind_problem(instance)
         key = (
             instance.series_instance_uid or f"{instance.series_number} {instance.series_description}",
             instance.sop_class_uid,
             instance.modality,
             instance.stack,
-            plane_name(instance),
-            kind_problem(instance),
+            plane_name(instance) if problem is None else problem,
         )
         identity = instance.reference if instance.sop_instance_uid else str(instance.path)
         groups.setdefault(key, {}).setdefault(identity, instance)

@@ -94,8 +94,8 @@ def why_not(series: CandidateSeries, chosen: CandidateSeries, settings: SeriesSe
                 spacing=series.grid.stack.spacing_mm,
                 count=len(series.instances),
             )
-            return f"{words}; {chosen.title} was read"
-    return f"as good as {chosen.title}, which comes first and was read"
+            return f"{words}; {chosen.title} is better"
+    return f"as good as {chosen.title}, which comes first"
 
 
 def _values(series: CandidateSeries, settings: SeriesSettings) -> tuple[float, ...]:

@@ -66,11 +66,13 @@ def is_bolus_tracking(image: Instance) -> bool:
 def kind_problem(image: Instance) -> str | None:
     """Why objects of this kind are not read, or None for CT images."""
     kind = UID(image.sop_class_uid).name if image.sop_class_uid else "no SOP class"
+    if kind == image.sop_class_uid:
+        kind = f"unknown SOP class {kind}"
     types = set(image.image_type)
     projections = ", ".join(sorted(_PROJECTIONS & types))
     dose = _DOSE_NAME.search(image.series_description) is not None
     if image.sop_class_uid not in (CTImageStorage, *MULTI_FRAME):
-        what = "a dose report" if dose or "Dose" in kind else ""
+        what = "a dose report" if dose or "Radiation Dose" in kind else ""
         if "Secondary Capture" in kind:
             screen = dose or bool(types & (_SCREENS | _LOCALIZERS))
             what = "a dose or protocol screen" if screen else "a picture without Hounsfield units"

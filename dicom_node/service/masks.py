@@ -5,6 +5,7 @@ Not made anew: they come out of the DICOM-SEG that the node keeps, once, and sta
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from pathlib import Path
@@ -80,32 +81,35 @@ def label_planes(path: Path, slices: tuple[str, ...]) -> npt.NDArray[np.uint8]:
 
     Parameters
     ----------
-    slices: as `Held.slices`; of one series, so that they are files or frames of one file.
+    slices: as `Held.slices`.
 
     Raises
     ------
     OSError, ValueError: the file is missing or damaged.
     """
     segmentation = hd.seg.segread(path)
-    uids, _, frames = zip(*(reference.partition("#") for reference in slices), strict=True)
-    if all(frames):
-        planes = segmentation.get_pixels_by_source_frame(
-            uids[0],
-            [int(frame) for frame in frames],
-            combine_segments=True,
-            skip_overlap_checks=True,
-            assert_missing_frames_are_empty=True,
-            dtype=np.uint8,
-        )
-    else:
+    parts = [reference.partition("#") for reference in slices]
+    if not any(frame for _, _, frame in parts):
         planes = segmentation.get_pixels_by_source_instance(
-            source_sop_instance_uids=list(uids),
+            [uid for uid, _, _ in parts],
             combine_segments=True,
             skip_overlap_checks=True,  # the reader draws none
             assert_missing_frames_are_empty=True,
             dtype=np.uint8,
         )
-    return np.asarray(planes, dtype=np.uint8)
+        return np.asarray(planes, dtype=np.uint8)
+    of_objects = [
+        segmentation.get_pixels_by_source_frame(
+            uid,
+            [int(frame) for _, _, frame in frames],
+            combine_segments=True,
+            skip_overlap_checks=True,
+            assert_missing_frames_are_empty=True,
+            dtype=np.uint8,
+        )
+        for uid, frames in itertools.groupby(parts, key=lambda part: part[0])
+    ]
+    return np.concatenate(of_objects).astype(np.uint8, copy=False)
 
 
 def ct_grid(archive: Archive, slices: tuple[str, ...]) -> SliceGrid:
