@@ -296,7 +296,7 @@ def _without_uid(content: bytes, group: int, value: str) -> bytes:
         ("-1024", None, 0, -1024),  # padding is not declared and below air
         ("-3024", None, 0, -1024),
         ("-1024", 5000, 5000, -1024),  # declared, and too dense for tissue
-        ("-500", 540, 540, 40),  # declared, but it is tissue: not believed
+        ("-700", 740, 740, 40),  # declared, but it is tissue: not believed
     ],
 )
 def test_padding_becomes_air(
