@@ -38,7 +38,7 @@ def _kernel_rank(series: CandidateSeries, settings: SeriesSettings) -> int:
     return _first_match(settings.kernels, kernel) if settings.kernels else -kernel_softness(kernel)
 
 
-# The words may quote: {plane}, {kernel}, {contrast}, {spacing}, {count}, {extent}.
+# The words may quote {plane}, {kernel}, {extent}, {spacing} and {count} of the series.
 _RULES = (
     _Rule(lambda series, settings: _first_match(settings.prefer, series.description), "not preferred"),
     _Rule(lambda series, _: plane_name(series.instances[0]) != "axial", "{plane}, not axial"),

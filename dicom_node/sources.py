@@ -24,11 +24,14 @@ from dicom_node.nifti import is_nifti, load_nifti
 from dicom_node.series import Progress, Survey, survey_files
 from dicom_node.series_choice import choose_series, why_not
 from dicom_node.series_pixels import load_series
+from dicom_node.series_settings import SeriesSettings
 
 # What one zip may hold once unpacked; counted while unpacking, not believed from its directory.
 MAX_ZIP_BYTES = 16 << 30
 MAX_ZIP_MEMBERS = 100_000
 _CHUNK = 1 << 20
+# Whoever names a path wants it read: where nothing axial is there, also a reformat.
+_SETTINGS = SeriesSettings(reformats=True)
 _SHOWN = 20  # lines of an error message that list series or files
 
 
@@ -117,11 +120,11 @@ def _is_zip(path: Path) -> bool:
 
 
 def _best_series(path: Path, files: list[Path], names: list[str], progress: Progress | None) -> CtInput:
-    survey = survey_files(files, names=names, progress=progress)
+    survey = survey_files(files, names=names, settings=_SETTINGS, progress=progress)
     if not survey.candidates:
         raise SightlineError(_nothing_readable(path, files, survey))
-    chosen = choose_series(survey.candidates)
-    others = [f"{one}: {why_not(one, chosen)}" for one in survey.candidates if one is not chosen]
+    chosen = choose_series(survey.candidates, _SETTINGS)
+    others = [f"{one}: {why_not(one, chosen, _SETTINGS)}" for one in survey.candidates if one is not chosen]
     not_read = (*others, *map(str, survey.refusals), *survey.unreadable)
     try:
         loaded = load_series(chosen, progress=progress)
