@@ -44,6 +44,8 @@ def save_encoding(encoding: StudyEncoding, path: Path) -> None:
         "known_scores": np.array([p.score for p in encoding.known_places], dtype=np.float64),
         "known_diameters_mm": np.array([p.diameter_mm or 0.0 for p in encoding.known_places]),
     }
+    if encoding.slices and encoding.slices[0].normal_lps is not None:  # all slices of a series have the same
+        tensors["slice_normal"] = np.array(encoding.slices[0].normal_lps, dtype=np.float64)
     metadata = {
         "format": FORMAT,
         "slice_uids": json.dumps([s.sop_instance_uid for s in encoding.slices]),
@@ -85,8 +87,9 @@ def _encoding_of(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str])
     inside = np.unpackbits(tensors["grid_inside"], count=int(np.prod(shape))).reshape(shape).astype(bool)
     features = np.zeros((*shape, tensors["grid_features"].shape[-1]), dtype=np.float16)
     features[inside] = tensors["grid_features"]
+    normal = tensors.get("slice_normal")
     slices = tuple(
-        SliceReference(point_lps(p), uid)
+        SliceReference(point_lps(p), uid, None if normal is None else point_lps(normal))
         for p, uid in zip(tensors["slice_positions_mm"], json.loads(metadata["slice_uids"]), strict=True)
     )
     known = zip(

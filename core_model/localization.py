@@ -176,8 +176,8 @@ def nearest_slice(
     points = np.array([s.position_lps_mm for s in slices])
     if len(points) == 1:
         return 0, slices[0]
-    normal = points[-1] - points[0]
-    normal = normal / np.linalg.norm(normal)
+    way = points[-1] - points[0]
+    normal = way / np.linalg.norm(way) if slices[0].normal_lps is None else np.array(slices[0].normal_lps)
     distance = np.abs((points - np.asarray(position_lps_mm)) @ normal)
     index = int(distance.argmin())
     return index, slices[index]

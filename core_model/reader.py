@@ -115,7 +115,8 @@ class Reader:
         Parameters
         ----------
         volume: Hounsfield units; the first array axis is the slice axis.
-        slices: slices[k] belongs to ``volume.array[k]``; None (NIfTI) makes them from the geometry.
+        slices: slices[k] belongs to ``volume.array[k]``, unless they have normals of their own
+            because the volume was resampled from them; None (NIfTI) makes them from the geometry.
         series_instance_uid: of the source, kept in the encoding.
         progress: called with a stage's name and the share done, 0..1.
 
@@ -127,7 +128,8 @@ class Reader:
         ------
         ValueError: if the volume is no 3D CT of a body, or `slices` does not fit it.
         """
-        if slices is not None and len(slices) != volume.spatial_shape[0]:
+        resampled = slices is not None and any(one.normal_lps is not None for one in slices)
+        if slices is not None and not resampled and len(slices) != volume.spatial_shape[0]:
             raise ValueError(
                 f"slices has {len(slices)} entries, the volume has {volume.spatial_shape[0]} slices; "
                 "one for each is needed"

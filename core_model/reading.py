@@ -103,11 +103,17 @@ class Lesion:
 class SliceReference:
     """One slice of the series that was read, in the order of the volume's first axis.
 
-    `sop_instance_uid` is None where the source was not DICOM (NIfTI).
+    Attributes
+    ----------
+    position_lps_mm: a point of the slice.
+    sop_instance_uid: None where the source was not DICOM (NIfTI).
+    normal_lps: (unit) normal of the slice, where the volume was resampled from slices that are
+        not its planes; None where slice k is plane k of the volume.
     """
 
     position_lps_mm: PointLPS
     sop_instance_uid: str | None
+    normal_lps: PointLPS | None = None
 
 
 @dataclass(frozen=True)

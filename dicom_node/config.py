@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dicom_node.errors import SightlineError
+from dicom_node.series_settings import SeriesSettings
 
 T = TypeVar("T")
 
@@ -183,6 +184,7 @@ class Config:
     device: e.g. ``"cuda:0"`` or ``"cpu"``; None means CUDA where there is any.
     log_level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"`` or ``"ERROR"``.
     results, delivery, service: see `ResultSettings`, `DeliverySettings` and `ServiceSettings`.
+    series: which series of a study is read, see `dicom_node.series_settings.SeriesSettings`.
     destinations: the ``[[destination]]`` tables; none means results stay in the archive.
     """
 
@@ -200,6 +202,7 @@ class Config:
     device: str | None = None
     log_level: str = "INFO"
     results: ResultSettings = field(default_factory=ResultSettings)
+    series: SeriesSettings = field(default_factory=SeriesSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
     destinations: tuple[Destination, ...] = field(default=(), metadata={"key": "destination"})

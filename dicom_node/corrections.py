@@ -37,6 +37,7 @@ from dicom_node.archive import Archive, sync_folder
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.index import CorrectionRow, Delivery, Result
+from dicom_node.instances import NotDicomError
 from dicom_node.reading_files import LESIONS, ORGANS, READING, REPORT
 from dicom_node.results.correction import (
     DrawnSegment,
@@ -47,6 +48,8 @@ from dicom_node.results.correction import (
     corrected_segmentation,
 )
 from dicom_node.results.headers import clean_headers
+from dicom_node.series_frames import read_references
+from dicom_node.series_pixels import load_headers
 
 SCHEMA = "sightline-correction/1"
 FOLDER = "corrections"
@@ -102,9 +105,9 @@ def keep_correction(
         return earlier
     try:
         document = json.loads((folder / READING).read_text(encoding="utf-8"))
-        paths = [archive.path(uid) for uid in slices]
-        origin = _origin(paths, folder, document, key=key, name=name)
-    except (OSError, pydicom.errors.InvalidDicomError):
+        instances = read_references(slices, archive.path)
+        origin = _origin(load_headers(instances), folder, document, key=key, name=name)
+    except (OSError, pydicom.errors.InvalidDicomError, NotDicomError):
         raise SightlineError("files of the reading are missing; send the study again") from None
     marks = _marked(correction.marks, document["findings"])
     drawn = correction.drawn or ()
@@ -133,7 +136,7 @@ def keep_correction(
         row,
         correction,
         document,
-        images=[os.path.relpath(path, folder / FOLDER) for path in paths],
+        images=[os.path.relpath(instance.path, folder / FOLDER) for instance in instances],
         series=str(origin.headers[0].SeriesInstanceUID),
     )
     _write(folder / FOLDER, name, segmentation, report, written)
@@ -162,8 +165,9 @@ def _refuse_name(name: str) -> None:
         )
 
 
-def _origin(paths: Sequence[Path], folder: Path, document: dict[str, Any], *, key: str, name: str) -> Origin:
-    sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+def _origin(
+    sources: Sequence[Dataset], folder: Path, document: dict[str, Any], *, key: str, name: str
+) -> Origin:
     own = [pydicom.dcmread(folder / n) for n in (LESIONS, ORGANS) if (folder / n).exists()]
     return Origin(
         key=key,

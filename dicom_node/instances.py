@@ -1,7 +1,8 @@
 """One DICOM file's header as typed values: what is needed to sort files into series.
 
 Not a DICOM parser (pydicom is) and not a judgement: a value that is missing or cannot be
-understood becomes None, and `dicom_node.series` says what that means for the series.
+understood becomes None, and `dicom_node.series` says what that means for the series. The frames
+of a multi-frame file are told apart by `dicom_node.series_frames`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicom_node.errors import SightlineError
@@ -27,9 +29,21 @@ _TAGS = re.findall(
     "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID Modality "
     "SeriesNumber SeriesDescription InstanceNumber ImageType Rows Columns SamplesPerPixel "
     "PhotometricInterpretation BitsAllocated NumberOfFrames ImagePositionPatient "
-    "ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept RescaleType "
-    "ConvolutionKernel ContrastBolusAgent",
+    "ImageOrientationPatient PixelSpacing SliceThickness RescaleSlope RescaleIntercept RescaleType "
+    "ConvolutionKernel ContrastBolusAgent ContrastBolusAgentSequence AcquisitionNumber AcquisitionTime "
+    "TemporalPositionIdentifier NominalPercentageOfCardiacPhase TriggerTime "
+    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence",
 )
+# What may tell two images at one place apart, the surest first, and what a person calls it.
+_PARTS = {
+    "temporal position": "TemporalPositionIdentifier",
+    "acquisition": "AcquisitionNumber",
+    "cardiac phase": "NominalPercentageOfCardiacPhase",
+    "trigger time": "TriggerTime",
+    "kernel": "ConvolutionKernel",
+    "image type": "ImageType",
+    "acquisition time": "AcquisitionTime",
+}
 # What pydicom raises when a raw value does not convert to its value representation.
 _VALUE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, struct.error)
 
@@ -49,7 +63,11 @@ class Instance:
         data set's are empty (over-anonymised objects have that).
     position_mm, orientation: Image Position and Orientation (Patient), PS3.3 C.7.6.2.
     pixel_spacing_mm: between rows, between columns.
+    thickness_mm: Slice Thickness, which says nothing of how slices are spaced.
     pixel_problem: why the pixel data cannot be complete, or None.
+    parts: what may tell two images of a series at one place apart: (name, value) of each.
+    frame: of a multi-frame object, counted from 1; None for a file of one image.
+    stack: of a multi-frame object (Stack ID, PS3.3 C.7.6.16.2.2); else empty.
     """
 
     path: Path
@@ -74,16 +92,33 @@ class Instance:
     position_mm: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     pixel_spacing_mm: tuple[float, ...] | None
+    thickness_mm: float | None
     rescale_slope: float | None
     rescale_intercept: float | None
     rescale_type: str
     kernel: str
     contrast: bool
     pixel_problem: str | None
+    parts: tuple[tuple[str, str], ...] = ()
+    frame: int | None = None
+    stack: str = ""
+
+    @property
+    def reference(self) -> str:
+        """SOP Instance UID, and for a frame "#" and its number: names one image for good."""
+        return self.sop_instance_uid if self.frame is None else f"{self.sop_instance_uid}#{self.frame}"
 
 
 def read_instance(path: Path, name: str | None = None) -> Instance:
     """Read the header of one file; the pixel data is measured, not read.
+
+    Parameters and errors as for `read_header`.
+    """
+    return read_header(path, name)[0]
+
+
+def read_header(path: Path, name: str | None = None) -> tuple[Instance, pydicom.Dataset]:
+    """The same with the elements that it was made of, for what is told of each frame.
 
     Parameters
     ----------
@@ -101,7 +136,7 @@ def read_instance(path: Path, name: str | None = None) -> Instance:
             _refuse_large_deflated(file, path)
             file.seek(0)
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-            return _instance(dataset, path, name, file)
+            return _instance(dataset, path, name, file), dataset
     except InvalidDicomError as error:
         raise NotDicomError(f"{name}: not a DICOM file") from error
     except SightlineError:
@@ -129,47 +164,47 @@ def _refuse_large_deflated(file: BinaryIO, path: Path) -> None:
 
 def _instance(dataset: pydicom.FileDataset, path: Path, name: str, file: BinaryIO) -> Instance:
     meta = dataset.file_meta
-    rescale = [_numbers(dataset, keyword, 1) for keyword in ("RescaleSlope", "RescaleIntercept")]
     syntax = str(meta.get("TransferSyntaxUID") or "")
-    shape = tuple(_integer(dataset, keyword) or 0 for keyword in ("Rows", "Columns"))
-    samples = _integer(dataset, "SamplesPerPixel") or 1
-    bits = _integer(dataset, "BitsAllocated") or 0
-    frames = _integer(dataset, "NumberOfFrames") or 1
+    shape = tuple(integer(dataset, keyword) or 0 for keyword in ("Rows", "Columns"))
+    samples = integer(dataset, "SamplesPerPixel") or 1
+    bits = integer(dataset, "BitsAllocated") or 0
+    frames = integer(dataset, "NumberOfFrames") or 1
     expected = shape[0] * shape[1] * samples * frames * bits // 8  # bytes
     return Instance(
         path=path,
         name=name,
-        sop_class_uid=_text(dataset, "SOPClassUID") or str(meta.get("MediaStorageSOPClassUID") or ""),
-        sop_instance_uid=_text(dataset, "SOPInstanceUID")
-        or str(meta.get("MediaStorageSOPInstanceUID") or ""),
-        study_instance_uid=_text(dataset, "StudyInstanceUID"),
-        series_instance_uid=_text(dataset, "SeriesInstanceUID"),
-        frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID") or None,
+        sop_class_uid=text(dataset, "SOPClassUID") or str(meta.get("MediaStorageSOPClassUID") or ""),
+        sop_instance_uid=text(dataset, "SOPInstanceUID") or str(meta.get("MediaStorageSOPInstanceUID") or ""),
+        study_instance_uid=text(dataset, "StudyInstanceUID"),
+        series_instance_uid=text(dataset, "SeriesInstanceUID"),
+        frame_of_reference_uid=text(dataset, "FrameOfReferenceUID") or None,
         transfer_syntax_uid=syntax,
-        modality=_text(dataset, "Modality"),
-        series_number=_integer(dataset, "SeriesNumber"),
-        series_description=_text(dataset, "SeriesDescription"),
-        instance_number=_integer(dataset, "InstanceNumber"),
-        image_type=tuple(part.strip().upper() for part in _text(dataset, "ImageType").split("\\") if part),
+        modality=text(dataset, "Modality"),
+        series_number=integer(dataset, "SeriesNumber"),
+        series_description=text(dataset, "SeriesDescription"),
+        instance_number=integer(dataset, "InstanceNumber"),
+        image_type=image_type(text(dataset, "ImageType")),
         rows=shape[0],
         columns=shape[1],
         samples_per_pixel=samples,
-        photometric=_text(dataset, "PhotometricInterpretation"),
+        photometric=text(dataset, "PhotometricInterpretation"),
         bits_allocated=bits,
         number_of_frames=frames,
-        position_mm=_numbers(dataset, "ImagePositionPatient", 3),
-        orientation=_numbers(dataset, "ImageOrientationPatient", 6),
-        pixel_spacing_mm=_numbers(dataset, "PixelSpacing", 2),
-        rescale_slope=rescale[0][0] if rescale[0] else None,
-        rescale_intercept=rescale[1][0] if rescale[1] else None,
-        rescale_type=_text(dataset, "RescaleType").upper(),
-        kernel=_text(dataset, "ConvolutionKernel"),
-        contrast=bool(_text(dataset, "ContrastBolusAgent")),
+        position_mm=numbers(dataset, "ImagePositionPatient", 3),
+        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        pixel_spacing_mm=numbers(dataset, "PixelSpacing", 2),
+        thickness_mm=number(dataset, "SliceThickness"),
+        rescale_slope=number(dataset, "RescaleSlope"),
+        rescale_intercept=number(dataset, "RescaleIntercept"),
+        rescale_type=text(dataset, "RescaleType").upper(),
+        kernel=text(dataset, "ConvolutionKernel"),
+        contrast=bool(text(dataset, "ContrastBolusAgent") or items_of(dataset, "ContrastBolusAgentSequence")),
         pixel_problem=_pixel_problem(file, path.stat().st_size, syntax, expected),
+        parts=tuple((part, text(dataset, keyword)) for part, keyword in _PARTS.items()),
     )
 
 
-def _value(dataset: pydicom.Dataset, keyword: str) -> Any:
+def value_of(dataset: pydicom.Dataset, keyword: str) -> Any:
     """The element's value, or None where it is missing or does not convert."""
     try:
         return dataset.get(keyword)
@@ -177,9 +212,22 @@ def _value(dataset: pydicom.Dataset, keyword: str) -> Any:
         return None
 
 
-def _text(dataset: pydicom.Dataset, keyword: str) -> str:
+def items_of(dataset: pydicom.Dataset, keyword: str) -> list[pydicom.Dataset]:
+    """The items of a sequence; none where it is missing or no sequence."""
+    value = value_of(dataset, keyword)
+    return (
+        [item for item in value if isinstance(item, pydicom.Dataset)] if isinstance(value, Sequence) else []
+    )
+
+
+def image_type(values: str) -> tuple[str, ...]:
+    """The values of Image Type or Frame Type in capitals, without empty ones at the end."""
+    return tuple(part.strip().upper() for part in values.split("\\") if part)
+
+
+def text(dataset: pydicom.Dataset, keyword: str) -> str:
     """Values joined by the backslash of PS3.5 section 6.4, without control characters."""
-    value = _value(dataset, keyword)
+    value = value_of(dataset, keyword)
     if value is None:
         return ""
     parts = [value] if isinstance(value, str | bytes | int | float) else list(value)
@@ -187,21 +235,29 @@ def _text(dataset: pydicom.Dataset, keyword: str) -> str:
     return "".join(char for char in joined if char.isprintable()).strip()
 
 
-def _numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    value = _value(dataset, keyword)
+def numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """The finite numbers of an element; None where it is missing or does not hold `count` of them."""
+    value = value_of(dataset, keyword)
     if value is None:
         return None
     try:
         parts = [value] if isinstance(value, str | bytes | int | float) else list(value)
-        numbers = tuple(float(part) for part in parts)
+        found = tuple(float(part) for part in parts)
     except (ValueError, TypeError):
         return None
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+    return found if len(found) == count and all(map(math.isfinite, found)) else None
 
 
-def _integer(dataset: pydicom.Dataset, keyword: str) -> int | None:
-    numbers = _numbers(dataset, keyword, 1)
-    return int(numbers[0]) if numbers else None
+def number(dataset: pydicom.Dataset, keyword: str) -> float | None:
+    """The one finite number of an element, or None."""
+    found = numbers(dataset, keyword, 1)
+    return found[0] if found else None
+
+
+def integer(dataset: pydicom.Dataset, keyword: str) -> int | None:
+    """The whole number of an element, or None."""
+    found = number(dataset, keyword)
+    return None if found is None else int(found)
 
 
 def _pixel_problem(file: BinaryIO, size: int, syntax: str, expected: int) -> str | None:

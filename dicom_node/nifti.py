@@ -16,13 +16,11 @@ import numpy.typing as npt
 
 from core_model.reading import SliceReference
 from dicom_node.errors import SightlineError
-from dicom_node.series import MIN_EXTENT_MM, MIN_SLICES
-from dicom_node.series_pixels import AIR_HU
+from dicom_node.series_pixels import AIR_HU, MUST_HOLD_BELOW_HU
 from dicom_node.series_rules import MAX_VOXELS
+from dicom_node.series_settings import SeriesSettings
 
 CANONICAL_ORIENTATION = "HPL"  # as core_model.volume, which importing would load torch for
-# A CT of any body part holds fat or air; label maps and most MR hold nothing below zero.
-_MUST_HOLD_BELOW_HU = -50.0
 _MAX_HU = 32767.0
 _SPACING_MM = (0.05, 20.0)  # outside of it the file is not in millimetres
 
@@ -123,10 +121,11 @@ def refuse_geometry(name: Path | str, geometry: hd.VolumeGeometry) -> None:
             f"has {low} to {high} along every axis"
         )
     extent = [n * s for n, s in zip(geometry.spatial_shape, geometry.spacing, strict=True)]
-    if min(geometry.spatial_shape) < MIN_SLICES or min(extent) < MIN_EXTENT_MM:
+    least = SeriesSettings()
+    if min(geometry.spatial_shape) < least.minimum_slices or min(extent) < least.minimum_extent_mm:
         raise SightlineError(
             f"{name}: only {' x '.join(f'{e:.0f}' for e in extent)} mm; organs are recognised from "
-            f"{MIN_SLICES} slices and {MIN_EXTENT_MM:.0f} mm on"
+            f"{least.minimum_slices} slices and {least.minimum_extent_mm:.0f} mm on"
         )
 
 
@@ -138,7 +137,7 @@ def refuse_values(name: Path | str, array: npt.NDArray[np.float32]) -> None:
     SightlineError: beginning with `name`.
     """
     low, high = float(array.min()), float(array.max())
-    if low > _MUST_HOLD_BELOW_HU or high > _MAX_HU:
+    if low > MUST_HOLD_BELOW_HU or high > _MAX_HU:
         raise SightlineError(
             f"{name}: values run from {low:g} to {high:g}; a CT in Hounsfield units is needed "
             "(air -1000, fat -100, water 0)"

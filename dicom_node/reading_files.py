@@ -115,9 +115,8 @@ def write_reading(
     """
     written: list[Path] = []
     if source.sources:
-        uids = [str(s.SOPInstanceUID) for s in source.sources]
-        key = result_key(uids, reading.model.digest, settings_digest)
-        written += write_objects(folder, reading, source.sources, key)
+        key = result_key(source.references, reading.model.digest, settings_digest)
+        written += write_objects(folder, reading, source.sources, key, notes=source.notes)
     written += write_numbers(folder, reading)
     written += write_key_images(reading, source.volume, folder)
     if nifti:
@@ -126,7 +125,13 @@ def write_reading(
 
 
 def write_objects(
-    folder: Path, reading: Reading, sources: Sequence[Dataset], key: str, *, organs: bool = True
+    folder: Path,
+    reading: Reading,
+    sources: Sequence[Dataset],
+    key: str,
+    *,
+    organs: bool = True,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """The DICOM objects of a reading as files: lesion SEG if there is a lesion, organ SEG, SR.
 
@@ -135,10 +140,11 @@ def write_objects(
     sources: data sets of the slices that were read.
     key: `identifiers.result_key` of the reading.
     organs: whether the organ SEG is made.
+    notes: for the report, as `findings_report`.
     """
     lesion_seg = lesion_segmentation(reading, sources, key)
     organ_seg = organ_segmentation(reading, sources, key) if organs else None
-    report = findings_report(reading, sources, key, lesion_seg=lesion_seg, organ_seg=organ_seg)
+    report = findings_report(reading, sources, key, lesion_seg=lesion_seg, organ_seg=organ_seg, notes=notes)
     objects: list[tuple[str, Dataset | None]] = [
         (LESIONS, lesion_seg),
         (ORGANS, organ_seg),

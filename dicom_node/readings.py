@@ -27,8 +27,11 @@ from dicom_node.index import Delivery, Generation, ReadingRow, Result
 from dicom_node.instances import read_instance
 from dicom_node.reading_files import LESIONS, ORGANS, REPORT, write_numbers, write_objects
 from dicom_node.results.identifiers import result_key
-from dicom_node.series import CandidateSeries, choose_series, classify_series, survey_files
+from dicom_node.series import CandidateSeries, classify_series, survey_files
+from dicom_node.series_choice import choose_series
+from dicom_node.series_frames import read_references
 from dicom_node.series_pixels import LoadedSeries, load_series
+from dicom_node.series_settings import WAS_READ
 
 logger = logging.getLogger(__name__)
 
@@ -81,17 +84,16 @@ def select(archive: Archive, config: Config, model: ModelIdentity, generation: G
     reasons of all series; or ``unchanged`` where a reading with this key is done or under way.
     """
     paths = [archive.path(row.sop_instance_uid) for row in archive.ct_instances(generation)]
-    survey = survey_files(paths)
+    survey = survey_files(paths, settings=config.series)
     with archive.index.writing() as session:
         row = session.get_one(Generation, generation.id)
         if not survey.candidates:
             reasons = [f"{refusal}" for refusal in survey.refusals] + list(survey.unreadable)
             row.state, row.reason = "refused", "; ".join(reasons) or "no readable CT image"
             return row
-        chosen = choose_series(survey.candidates)
-        uids = [instance.sop_instance_uid for instance in chosen.instances]
-        row.series_instance_uid, row.sop_instance_uids = chosen.series_instance_uid, uids
-        row.reading_key = result_key(uids, model.digest, config.settings_digest)
+        chosen = choose_series(survey.candidates, config.series)
+        row.series_instance_uid, row.sop_instance_uids = chosen.series_instance_uid, list(chosen.references)
+        row.reading_key = result_key(chosen.references, model.digest, config.settings_digest)
         same = sa.select(Generation.number).where(
             Generation.reading_key == row.reading_key,
             Generation.id != row.id,
@@ -123,7 +125,7 @@ def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) 
     if key is None or generation.sop_instance_uids is None:
         raise ValueError(f"generation {generation_id} has no chosen series; call select first")
     clock = time.perf_counter()
-    series = classify_series([read_instance(archive.path(uid)) for uid in generation.sop_instance_uids])
+    series = classify_series(read_references(generation.sop_instance_uids, archive.path), WAS_READ)
     if not isinstance(series, CandidateSeries):
         raise SightlineError(f"the chosen series can no longer be read: {series.reason}")
     loaded = load_series(series)
@@ -142,7 +144,7 @@ def _write_results(folder: Path, config: Config, reading: Reading, loaded: Loade
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    write_objects(part, reading, loaded.sources, key, organs=config.results.organs)
+    write_objects(part, reading, loaded.sources, key, organs=config.results.organs, notes=loaded.notes)
     write_numbers(part, reading)
     for path in [*part.iterdir(), part]:
         sync_folder(path)

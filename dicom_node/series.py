@@ -1,32 +1,38 @@
-"""Which series of a study can be read as a CT volume, which is best, and why the others cannot.
+"""Which series of a study can be read as a CT volume, and why the others cannot.
 
-Headers only; pixels are loaded by `dicom_node.series_pixels`. Serves both `sightline read`
-and the node: everything here is a function of files.
+Headers only; pixels are loaded by `dicom_node.series_pixels`, and which of several is best says
+`dicom_node.series_choice`. Serves both `sightline read` and the node: everything here is a
+function of files.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import highdicom as hd
-import numpy as np
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from dicom_node.errors import SightlineError
-from dicom_node.instances import Instance, NotDicomError, read_instance
+from dicom_node.instances import Instance, NotDicomError
 from dicom_node.results.identifiers import derived_uid
-from dicom_node.series_geometry import GeometryError, slice_normal, stack_slices
-from dicom_node.series_rules import image_problem, kind_problem
+from dicom_node.series_frames import read_images
+from dicom_node.series_geometry import GeometryError, stack_slices
+from dicom_node.series_parts import split_parts
+from dicom_node.series_resampling import SliceGrid
+from dicom_node.series_rules import (
+    MAX_VOXELS,
+    image_problem,
+    is_bolus_tracking,
+    is_reformat,
+    kind_problem,
+    plane_name,
+)
+from dicom_node.series_settings import SeriesSettings, matches
 
 Progress = Callable[[str, float], None]
-
-# Our choice: below this no organ can be recognised by its surroundings.
-MIN_SLICES, MIN_EXTENT_MM = 8, 20.0
-# Within 30 degrees of the body's axis a series counts as axial.
-_AXIAL_COSINE = float(np.cos(np.radians(30)))
+_DEFAULT = SeriesSettings()
 
 
 @dataclass(frozen=True)
@@ -37,26 +43,52 @@ class CandidateSeries:
     ----------
     series_instance_uid, study_instance_uid: derived from the instances where the files have none.
     number, description: what a person knows the series by.
-    instances: in slice order; `instances[k]` is slice k of `geometry`.
-    geometry: grid of (slice, row, column), LPS mm; the first axis runs along row × column,
-        for an axial series towards the head.
+    part: which volume of the series, where it holds several (phases, stacks); else empty.
+    instances: the slices in order along row × column, for an axial series towards the head.
+    grid: how they lie, and the regular grid that they are read on.
     """
 
     series_instance_uid: str
     study_instance_uid: str
     number: int | None
     description: str
+    part: str
     instances: tuple[Instance, ...]
-    geometry: hd.VolumeGeometry
+    grid: SliceGrid
+
+    @property
+    def title(self) -> str:
+        """What a person knows the series by."""
+        return _title(self.number, self.description, self.part)
+
+    @property
+    def geometry(self) -> hd.VolumeGeometry:
+        """The grid (slice, row, column) of the volume, LPS mm. Regular: its planes are the slices."""
+        return self.grid.geometry
 
     @property
     def extent_mm(self) -> float:
         """Distance between the first and the last slice centre."""
-        return (len(self.instances) - 1) * float(self.geometry.spacing[0])
+        return self.grid.stack.extent_mm
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """`Instance.reference` of each slice, in slice order."""
+        return tuple(instance.reference for instance in self.instances)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person must know of how the slices became a volume; none where they are one."""
+        if self.grid.stack.is_regular:
+            return ()
+        spacing = " x ".join(f"{value:.2f}" for value in self.geometry.spacing)
+        oddities = " and ".join(self.grid.stack.oddities)
+        return (f"Read from a volume resampled to {spacing} mm: {oddities}.",)
 
     def __str__(self) -> str:
-        spacing = float(self.geometry.spacing[0])
-        return f"{_title(self)} ({len(self.instances)} slices, {spacing:.2f} mm apart)"
+        notes = f"; {' and '.join(self.grid.stack.oddities)}: resampled" if self.notes else ""
+        spacing = self.grid.stack.spacing_mm
+        return f"{self.title} ({len(self.instances)} slices, {spacing:.2f} mm apart{notes})"
 
 
 @dataclass(frozen=True)
@@ -65,20 +97,22 @@ class Refusal:
 
     Attributes
     ----------
-    number, description: what a person knows the series by.
-    n_instances: how many files.
+    number, description, part: as of `CandidateSeries`.
+    n_instances: how many images: files, or frames of a multi-frame file.
     reason: for a person, one line.
     """
 
     series_instance_uid: str
     number: int | None
     description: str
+    part: str
     n_instances: int
     reason: str
 
     def __str__(self) -> str:
-        files = f"{self.n_instances} file{'s' * (self.n_instances != 1)}"
-        return f"{_title(self)} ({files}): {self.reason}"
+        objects = f"{self.n_instances} object{'s' * (self.n_instances != 1)}"
+        title = _title(self.number, self.description, self.part)
+        return f"{title} ({objects}): {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -99,13 +133,19 @@ class Survey:
     n_other: int
 
 
-def _title(series: CandidateSeries | Refusal) -> str:
-    number = "without number" if series.number is None else str(series.number)
-    return f"series {number} {series.description[:40]!r}" if series.description else f"series {number}"
+def _title(number: int | None, description: str, part: str) -> str:
+    """What a person knows a series by."""
+    name = "series without number" if number is None else f"series {number}"
+    name += f" {description[:40]!r}" if description else ""
+    return f"{name}, {part}" if part else name
 
 
 def survey_files(
-    paths: Iterable[Path], *, names: Sequence[str] | None = None, progress: Progress | None = None
+    paths: Iterable[Path],
+    *,
+    names: Sequence[str] | None = None,
+    settings: SeriesSettings = _DEFAULT,
+    progress: Progress | None = None,
 ) -> Survey:
     """Read the headers of files and sort them into series.
 
@@ -113,6 +153,7 @@ def survey_files(
     ----------
     paths: files; those that are no DICOM are counted and left out.
     names: what messages call each file; their file names by default.
+    settings: what is too little, and what is never read.
     progress: called with ("headers", fraction).
 
     Raises
@@ -126,19 +167,23 @@ def survey_files(
     n_other = 0
     for done, (path, label) in enumerate(zip(files, labels, strict=True), start=1):
         try:
-            instance = read_instance(path, label)
+            images = read_images(path, label)
         except NotDicomError:
             n_other += 1
         except SightlineError as error:
             unreadable.append(error.message)
         else:
-            if instance.sop_class_uid == MediaStorageDirectoryStorage:
+            if images[0].sop_class_uid == MediaStorageDirectoryStorage:
                 n_other += 1
             else:
-                instances.append(instance)
+                instances += images
         if progress is not None:
             progress("headers", done / len(files))
-    results = [classify_series(group) for group in group_series(instances)]
+    results = [
+        classify_series(images, settings, part=part)
+        for group in group_series(instances)
+        for part, images in split_parts(group)
+    ]
     return Survey(
         candidates=tuple(r for r in results if isinstance(r, CandidateSeries)),
         refusals=tuple(r for r in results if isinstance(r, Refusal)),
@@ -150,48 +195,69 @@ def survey_files(
 def group_series(instances: Iterable[Instance]) -> list[tuple[Instance, ...]]:
     """Instances of one series and one kind, in the order in which they first appear.
 
-    A localizer or a dose screen filed under the series of the axial images must not spoil
-    them, so a series is split by SOP class, modality and whether it is a localizer. Where
-    over-anonymised files have no Series Instance UID, number and description stand for it.
-    Copies of one instance (same SOP Instance UID) count once.
+    A localizer, a dose screen or a coronal reformat filed under the series of the axial images
+    must not spoil them, so a series is split by SOP class, modality, stack, and plane or why
+    the kind is not read. Where over-anonymised files have no Series Instance UID, number and
+    description stand for it. Copies of one image (same SOP Instance UID and frame) count once.
     """
-    groups: dict[tuple[str, str, str, bool], dict[str, Instance]] = {}
+    groups: dict[tuple[str, ...], dict[str, Instance]] = {}
     for instance in instances:
+        problem = kind_problem(instance)
         key = (
             instance.series_instance_uid or f"{instance.series_number} {instance.series_description}",
             instance.sop_class_uid,
             instance.modality,
-            "LOCALIZER" in instance.image_type,
+            instance.stack,
+            plane_name(instance) if problem is None else problem,
         )
-        identity = instance.sop_instance_uid or str(instance.path)
+        identity = instance.reference if instance.sop_instance_uid else str(instance.path)
         groups.setdefault(key, {}).setdefault(identity, instance)
     return [tuple(group.values()) for group in groups.values()]
 
 
-def classify_series(instances: Sequence[Instance]) -> CandidateSeries | Refusal:
-    """One group of `group_series`: a readable CT volume, or why not.
+def classify_series(
+    instances: Sequence[Instance], settings: SeriesSettings = _DEFAULT, *, part: str = ""
+) -> CandidateSeries | Refusal:
+    """One volume of `group_series` and `split_parts`: a readable CT volume, or why not.
 
     Parameters
     ----------
     instances: at least one, of one series and one kind.
+    settings: what is too little, and what is never read.
+    part: which volume of the series it is.
     """
     first = instances[0]
-    reason = kind_problem(first) or image_problem(instances)
+    if first.stack and first.frame is not None:
+        part = f"stack {first.stack}" + (f", {part}" if part else "")
+    reason = kind_problem(first) or _unwanted(first, settings) or image_problem(instances)
     if reason is None:
         try:
-            return _candidate(instances)
+            return _candidate(instances, settings, part)
         except GeometryError as error:
             reason = error.message
+            if "at the same position" in reason and is_bolus_tracking(first):
+                reason = f"bolus tracking: all {len(instances)} images lie at the same position"
     return Refusal(
         series_instance_uid=first.series_instance_uid,
         number=first.series_number,
         description=first.series_description,
+        part=part,
         n_instances=len(instances),
         reason=reason,
     )
 
 
-def _candidate(instances: Sequence[Instance]) -> CandidateSeries:
+def _unwanted(image: Instance, settings: SeriesSettings) -> str | None:
+    """Why the configuration does not want such a series, or None."""
+    for pattern in settings.exclude:
+        if matches(pattern, image.series_description):
+            return f"its description matches {pattern!r}, which series.exclude names"
+    if is_reformat(image) and not settings.reformats:
+        return f"{plane_name(image)} reformat, computed from other slices; series.reformats would allow it"
+    return None
+
+
+def _candidate(instances: Sequence[Instance], settings: SeriesSettings, part: str) -> CandidateSeries:
     """Raises GeometryError with the reason where the slices make no volume."""
     first = instances[0]
     if first.pixel_spacing_mm is None:
@@ -199,80 +265,29 @@ def _candidate(instances: Sequence[Instance]) -> CandidateSeries:
     stack = stack_slices(
         [i.position_mm or () for i in instances],
         [i.orientation or () for i in instances],
-        first.pixel_spacing_mm,
+        [i.instance_number for i in instances],
     )
-    extent = stack.spacing_mm * (len(instances) - 1)
-    if len(instances) < MIN_SLICES or extent < MIN_EXTENT_MM:
+    if len(instances) < settings.minimum_slices or stack.extent_mm < settings.minimum_extent_mm:
         raise GeometryError(
-            f"only {len(instances)} slices over {extent:.0f} mm; organs are recognised from "
-            f"{MIN_SLICES} slices and {MIN_EXTENT_MM:.0f} mm on"
+            f"only {len(instances)} slices over {stack.extent_mm:.0f} mm; organs are recognised from "
+            f"{settings.minimum_slices} slices and {settings.minimum_extent_mm:.0f} mm on"
         )
-    identity = ",".join(sorted(i.sop_instance_uid for i in instances))
+    grid = SliceGrid.of(
+        stack,
+        (first.rows, first.columns),
+        (first.pixel_spacing_mm[0], first.pixel_spacing_mm[1]),
+        first.frame_of_reference_uid,
+    )
+    shape = grid.geometry.spatial_shape
+    if shape[0] * shape[1] * shape[2] > MAX_VOXELS:
+        raise GeometryError(f"{stack.oddities[0]}: a regular grid of it is larger than is read")
+    identity = ",".join(sorted({i.sop_instance_uid for i in instances}))
     return CandidateSeries(
         series_instance_uid=first.series_instance_uid or derived_uid("series", identity),
         study_instance_uid=first.study_instance_uid or derived_uid("study", identity),
         number=first.series_number,
         description=first.series_description,
+        part=part,
         instances=tuple(instances[index] for index in stack.order),
-        geometry=hd.VolumeGeometry(
-            stack.affine,
-            spatial_shape=(len(instances), first.rows, first.columns),
-            coordinate_system="PATIENT",
-            frame_of_reference_uid=first.frame_of_reference_uid,
-        ),
+        grid=grid,
     )
-
-
-def choose_series(candidates: Sequence[CandidateSeries]) -> CandidateSeries:
-    """The best of several readable series. Our choice of rules, the first that differs decides.
-
-    1. Axial (within 30 degrees) before coronal and sagittal reformats.
-    2. ORIGINAL before DERIVED (Image Type value 1; empty counts as original).
-    3. Soft before unknown before sharp kernel (`kernel_softness`): the sharp one is for lung
-       and bone, and its noise hides lesions.
-    4. More of the body, in steps of 50 mm.
-    5. With contrast agent before without.
-    6. Thinner slices, but not below 1 mm; then more slices; then the lower series number.
-
-    Raises
-    ------
-    ValueError: if there is none.
-    """
-    if not candidates:
-        raise ValueError("candidates is empty; at least one readable series is needed")
-    return min(candidates, key=_rank)
-
-
-def _rank(series: CandidateSeries) -> tuple[float | str, ...]:
-    first = series.instances[0]
-    normal = slice_normal(first.orientation or ())
-    return (
-        abs(float(normal[2])) < _AXIAL_COSINE,
-        "DERIVED" in first.image_type[:1],
-        -kernel_softness(first.kernel),
-        -round(series.extent_mm / 50),
-        not first.contrast,
-        max(1.0, round(float(series.geometry.spacing[0]), 2)),
-        -len(series.instances),
-        float("inf") if series.number is None else series.number,
-        series.series_instance_uid,
-    )
-
-
-def kernel_softness(kernel: str) -> int:
-    """2 for a soft-tissue reconstruction kernel, 0 for a sharp one (lung, bone), 1 if unknown.
-
-    Convolution Kernel is free text by vendor (PS3.3 C.8.2.1): Siemens B31f, Br38, I70f (sharp
-    from 50), Canon FC18 (sharp from FC30 on), GE STANDARD, LUNG, BONE; Philips B, YA, L.
-
-    >>> [kernel_softness(k) for k in ("B31f", "Br64", "FC52", "STANDARD", "LUNG", "")]
-    [2, 0, 0, 2, 0, 1]
-    """
-    name = kernel.split("\\", maxsplit=1)[0].strip().upper()
-    numbered = re.match(r"([A-Z]+)(\d{2})", name)
-    if numbered:
-        sharp_from = 30 if numbered[1] == "FC" else 50
-        return 0 if int(numbered[2]) >= sharp_from else 2
-    if re.search(r"LUNG|BONE|EDGE|ULTRA|SHARP|DETAIL|^(L|E|D|Y[B-E])$", name):
-        return 0
-    return 2 if re.search(r"^STANDARD|^STD|SOFT|SMOOTH|^(A|B|C|YA|UB)$", name) else 1

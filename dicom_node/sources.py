@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,17 @@ import pydicom
 from core_model.reading import SliceReference
 from dicom_node.errors import SightlineError
 from dicom_node.nifti import is_nifti, load_nifti
-from dicom_node.series import Progress, Survey, choose_series, survey_files
+from dicom_node.series import Progress, Survey, survey_files
+from dicom_node.series_choice import choose_series, why_not
 from dicom_node.series_pixels import load_series
+from dicom_node.series_settings import SeriesSettings
 
 # What one zip may hold once unpacked; counted while unpacking, not believed from its directory.
 MAX_ZIP_BYTES = 16 << 30
 MAX_ZIP_MEMBERS = 100_000
 _CHUNK = 1 << 20
+# Whoever names a path wants it read: where nothing axial is there, also a reformat.
+_SETTINGS = SeriesSettings(reformats=True)
 _SHOWN = 20  # lines of an error message that list series or files
 
 
@@ -41,7 +46,9 @@ class CtInput:
     sources: data set of each slice without pixels; empty for NIfTI.
     series_instance_uid: of the series, or None for NIfTI.
     grid: on which NIfTI results are written: the volume's own for DICOM, the file's for NIfTI.
+    references: what names each slice (`dicom_node.instances.Instance.reference`); empty for NIfTI.
     title: what was read, for a person.
+    notes: what a person must know of how slices became the volume.
     not_read: one line for each series and file that was left out, with the reason.
     """
 
@@ -50,7 +57,9 @@ class CtInput:
     sources: tuple[pydicom.Dataset, ...]
     series_instance_uid: str | None
     grid: hd.VolumeGeometry
+    references: tuple[str, ...]
     title: str
+    notes: tuple[str, ...]
     not_read: tuple[str, ...]
 
 
@@ -80,7 +89,9 @@ def open_ct(path: Path, *, progress: Progress | None = None) -> CtInput:
             sources=(),
             series_instance_uid=None,
             grid=loaded.file_geometry,
+            references=(),
             title=path.name,
+            notes=(),
             not_read=(),
         )
     if _is_zip(path):
@@ -109,21 +120,40 @@ def _is_zip(path: Path) -> bool:
 
 
 def _best_series(path: Path, files: list[Path], names: list[str], progress: Progress | None) -> CtInput:
-    survey = survey_files(files, names=names, progress=progress)
+    survey = survey_files(files, names=names, settings=_SETTINGS, progress=progress)
     if not survey.candidates:
         raise SightlineError(_nothing_readable(path, files, survey))
-    chosen = choose_series(survey.candidates)
-    loaded = load_series(chosen, progress=progress)
-    others = [f"{series}: a better series was read" for series in survey.candidates if series is not chosen]
+    chosen = choose_series(survey.candidates, _SETTINGS)
+    others = [f"{one}: {why_not(one, chosen, _SETTINGS)}" for one in survey.candidates if one is not chosen]
+    not_read = (*others, *map(str, survey.refusals), *survey.unreadable)
+    try:
+        loaded = load_series(chosen, progress=progress)
+    except SightlineError as error:
+        raise SightlineError(_with_others(f"{path}: {chosen.title}: {error.message}", not_read)) from error
     return CtInput(
         volume=loaded.volume,
         slices=loaded.slices,
         sources=loaded.sources,
         series_instance_uid=loaded.series_instance_uid,
         grid=loaded.volume.get_geometry(),
+        references=chosen.references,
         title=str(chosen),
-        not_read=(*others, *map(str, survey.refusals), *survey.unreadable),
+        notes=loaded.notes,
+        not_read=not_read,
     )
+
+
+def _with_others(message: str, not_read: Sequence[str]) -> str:
+    """A message about the series that was to be read, and below it what else is there."""
+    if not not_read:
+        return message
+    return "\n".join([f"{message}; also there, and not read:", *_listed(not_read)])
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    """Indented lines, the first of many."""
+    more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return [*(f"  {line}" for line in lines[:_SHOWN]), *more]
 
 
 def _nothing_readable(path: Path, files: list[Path], survey: Survey) -> str:
@@ -134,11 +164,8 @@ def _nothing_readable(path: Path, files: list[Path], survey: Survey) -> str:
         if any(file.name.lower().endswith((".zip", ".nii", ".nii.gz")) for file in files):
             hint = "; name a zip or NIfTI file itself, not its folder"
         return f"{path}: no DICOM files in it ({found}); give a folder or zip of DICOM CT, or .nii.gz{hint}"
-    lines = [f"{path}: no readable CT series in it; give one axial CT series with all its slices"]
-    lines += [f"  {reason}" for reason in reasons[:_SHOWN]]
-    if len(reasons) > _SHOWN:
-        lines.append(f"  and {len(reasons) - _SHOWN} more")
-    return "\n".join(lines)
+    message = f"{path}: no readable CT series in it; give one axial CT series with all its slices"
+    return "\n".join([message, *_listed(reasons)])
 
 
 def _unpack(path: Path, folder: Path) -> tuple[list[Path], list[str]]:

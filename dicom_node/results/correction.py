@@ -26,8 +26,10 @@ from dicom_node.errors import SightlineError
 from dicom_node.results import codes
 from dicom_node.results.colours import LESION
 from dicom_node.results.equipment import NOT_FOR_DIAGNOSIS, Equipment, segment_algorithm
+from dicom_node.results.geometry import slice_widths
 from dicom_node.results.headers import without_name
 from dicom_node.results.identifiers import finding_tracking_uid, result_uid
+from dicom_node.results.source_frames import as_images, objects_of, refer_to_frames
 
 SEGMENTATION_SERIES, REPORT_SERIES = 9004, 9005  # series numbers, after the node's own
 MAX_OVERLAPPING_VOXELS = 1 << 31
@@ -127,7 +129,7 @@ def corrected_segmentation(
         raise ValueError("drawn is empty; a SEG needs a segment")
     maker = equipment or Equipment()
     segmentation = hd.seg.Segmentation(
-        source_images=without_name(origin.headers),
+        source_images=as_images(without_name(origin.headers)),
         pixel_array=_stacked(drawn),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_described(s, n, origin, maker) for n, s in enumerate(drawn, start=1)],
@@ -145,6 +147,7 @@ def corrected_segmentation(
         series_description="Sightline correction",
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    refer_to_frames(segmentation, origin.headers)
     segmentation.PatientName = origin.headers[0].PatientName
     _say_utf8(segmentation, *(segment.name for segment in drawn))
     organization = origin.uid("dimensions")  # highdicom draws it at random; a repeat gives the same
@@ -246,7 +249,7 @@ def corrected_report(
             )
     own = [] if segmentation is None else [segmentation]
     report = sr.Comprehensive3DSR(
-        evidence=[*without_name(origin.headers), *origin.segmentations, *own],
+        evidence=[*without_name(objects_of(origin.headers)), *origin.segmentations, *own],
         content=content,
         series_instance_uid=origin.uid("sr-series"),
         series_number=REPORT_SERIES,
@@ -298,9 +301,8 @@ def _segment_group(
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     described = segmentation.SegmentSequence[number - 1]
     row_mm, column_mm = (float(value) for value in origin.headers[0].PixelSpacing)
-    first, last = (np.asarray(origin.headers[n].ImagePositionPatient, dtype=float) for n in (0, -1))
-    slice_mm = float(np.linalg.norm(last - first)) / max(1, len(origin.headers) - 1)
-    volume_ml = float(segment.planes.sum()) * row_mm * column_mm * slice_mm / 1000
+    lengths = segment.planes.sum(axis=(1, 2)) @ slice_widths(origin.headers)  # mm, of all pixels together
+    volume_ml = float(lengths) * row_mm * column_mm / 1000
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=described.TrackingUID, identifier=segment.name),
         referenced_segment=sr.ReferencedSegment(

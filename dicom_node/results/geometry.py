@@ -1,4 +1,9 @@
-"""Where the voxels of a reading lie on the source slices. No resampling, only renumbering."""
+"""Where the voxels of a reading lie on the source slices, which are all that results refer to.
+
+Of a volume whose planes are the slices nothing is resampled, only renumbered. Of one that was
+resampled (`dicom_node.series_resampling`) each pixel of a slice takes the label of the voxel that
+it lies in.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from core_model.reading import PointLPS
+from core_model.reading import PointLPS, point_lps
+from dicom_node.series_geometry import GeometryError, stack_slices
+from dicom_node.series_resampling import SliceGrid
 
 # How far a source may lie from the plane of the regular grid that it was read as (our choice):
 # `dicom_node.series_geometry` lets series through whose slices jitter by less than this.
 _ACROSS_SLICES = 0.45  # of the slice spacing; from one half on the slice would be ambiguous
 _IN_PLANE_MM = 1.2
+_GRID_TOLERANCE_MM = 1e-3  # headers state positions and directions in 16 characters
 
 Floats = npt.NDArray[np.float64]
 
@@ -63,8 +71,29 @@ def pixel_to_patient(header: Dataset) -> Floats:
     return matrix
 
 
+def source_grid(headers: Sequence[Dataset]) -> SliceGrid:
+    """How source slices lie, and the regular grid that they are read on.
+
+    Raises
+    ------
+    ValueError: if the slices make no volume (`series_geometry.GeometryError` has the reason).
+    """
+    first = headers[0]
+    try:
+        stack = stack_slices(
+            [header.ImagePositionPatient for header in headers],
+            [header.ImageOrientationPatient for header in headers],
+            [header.get("InstanceNumber") for header in headers],
+        )
+    except GeometryError as error:
+        raise ValueError(f"the sources make no volume: {error.message}") from error
+    row_mm, column_mm = (float(value) for value in first.PixelSpacing)
+    shape = int(first.Rows), int(first.Columns)
+    return SliceGrid.of(stack, shape, (row_mm, column_mm), first.get("FrameOfReferenceUID"))
+
+
 def on_source_slices(mask: hd.Volume, headers: Sequence[Dataset]) -> npt.NDArray[np.uint8]:
-    """The planes of a label volume, each turned so that it lies pixel on pixel on its source.
+    """The planes of a label volume as they lie on its source slices.
 
     Parameters
     ----------
@@ -74,12 +103,67 @@ def on_source_slices(mask: hd.Volume, headers: Sequence[Dataset]) -> npt.NDArray
 
     Returns
     -------
-    (N, Rows, Columns) uint8; plane k belongs to ``headers[k]``.
+    (N, Rows, Columns) uint8; plane k belongs to ``headers[k]``. Where the volume was resampled, a
+    label that falls between all slices is kept on the pixels nearest to it.
 
     Raises
     ------
     ValueError: if the geometries do not fit, or if a labelled plane of the mask lies on no source.
     """
+    grid = source_grid(headers) if len(headers) > 1 else None
+    if grid is not None and not grid.stack.is_regular:
+        return _sampled(mask, headers, grid)
+    return _renumbered(mask, headers)
+
+
+def _sampled(mask: hd.Volume, headers: Sequence[Dataset], grid: SliceGrid) -> npt.NDArray[np.uint8]:
+    """The label of the voxel that each pixel of the sources lies in; 0 outside of the mask."""
+    try:
+        labels = mask.match_geometry(grid.geometry, tol=_GRID_TOLERANCE_MM).array
+    except RuntimeError as error:
+        raise ValueError(_misfit(mask, headers[0])) from error
+    planes = np.empty((len(headers), grid.rows, grid.columns), dtype=np.uint8)
+    planes[list(grid.stack.order)] = grid.on_slices(labels, grid.geometry)
+    for label in np.setdiff1d(np.unique(labels), [0, *np.unique(planes)]):
+        _keep(planes, int(label), grid, np.argwhere(labels == label), headers)
+    return planes
+
+
+def _keep(
+    planes: npt.NDArray[np.uint8],
+    label: int,
+    grid: SliceGrid,
+    voxels: npt.NDArray[np.intp],
+    headers: Sequence[Dataset],
+) -> None:
+    """Mark the pixel nearest to each voxel of a label that none of the slices passes through."""
+    for point in grid.geometry.map_indices_to_reference(voxels):
+        positions = [header.ImagePositionPatient for header in headers]
+        k = nearest_plane(positions, grid.stack.normal, point_lps(point))
+        offset = point - np.asarray(headers[k].ImagePositionPatient, dtype=np.float64)
+        row = round(float(offset @ grid.stack.column) / grid.pixel_spacing_mm[0])
+        column = round(float(offset @ grid.stack.row) / grid.pixel_spacing_mm[1])
+        planes[k, min(max(row, 0), grid.rows - 1), min(max(column, 0), grid.columns - 1)] = label
+
+
+def slice_widths(headers: Sequence[Dataset]) -> Floats:
+    """(N,) how much of the patient each slice stands for, mm along the normal.
+
+    Half of the way to either neighbour; at the ends of the stack as much outwards as inwards.
+    """
+    normal = slice_normal(headers[0])
+    depth = np.asarray([header.ImagePositionPatient for header in headers], dtype=np.float64) @ normal
+    if len(depth) < 2:
+        return np.array([float(headers[0].SliceThickness)])
+    order = np.argsort(depth, kind="stable")
+    gaps = np.diff(depth[order])
+    widths = np.empty(len(depth))
+    widths[order] = (np.append(gaps[:1], gaps) + np.append(gaps, gaps[-1:])) / 2
+    return widths
+
+
+def _renumbered(mask: hd.Volume, headers: Sequence[Dataset]) -> npt.NDArray[np.uint8]:
+    """The planes of the mask, each turned so that it lies pixel on pixel on its source."""
     to_index = np.asarray(mask.inverse_affine, dtype=np.float64)
     steps = to_index @ pixel_to_patient(headers[0])[:, :2]  # (4, 2) index steps per row and column
     row_axis, column_axis = (int(np.argmax(np.abs(steps[:3, i]))) for i in range(2))

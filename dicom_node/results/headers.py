@@ -47,7 +47,7 @@ _CODE_STRINGS = {
     "LossyImageCompression": {"00", "01"},
     "LossyImageCompressionMethod": {"ISO_10918_1", "ISO_14495_1", "ISO_15444_1", "ISO_15444_15"},
 }
-_INTEGERS = ("Rows", "Columns", "InstanceNumber", "SeriesNumber")
+_INTEGERS = ("Rows", "Columns", "InstanceNumber", "SeriesNumber", "ReferencedFrameNumber")
 _NUMBERS = {
     "ImagePositionPatient": 3,
     "ImageOrientationPatient": 6,
@@ -63,12 +63,13 @@ _TIME = re.compile(r"([01][0-9]|2[0-3])(([0-5][0-9])(([0-5][0-9]|60)(\.[0-9]{1,6
 
 
 def clean_headers(sources: Sequence[Dataset]) -> list[Dataset]:
-    """Clean copies of single-frame CT headers, in the same order.
+    """Clean copies of the headers of CT slices, in the same order.
 
     Parameters
     ----------
     sources: data sets of one series as pydicom read them; `file_meta` is consulted where the
-        data set has an empty SOP Class or Instance UID.
+        data set has an empty SOP Class or Instance UID. Frames of a multi-frame object as
+        `dicom_node.series_pixels.frame_header` makes them, with a Referenced Frame Number.
 
     Returns
     -------
@@ -179,8 +180,8 @@ def _copy_uids(source: Dataset, header: Dataset, index: int) -> None:
 def _copy_geometry(source: Dataset, header: Dataset, index: int) -> None:
     if int(_numbers(source, "NumberOfFrames")[0] if "NumberOfFrames" in source else 1) > 1:
         raise ValueError(
-            f"sources[{index}] is a multi-frame image; results are made for single-frame CT. "
-            "Convert it to single frames first"
+            f"sources[{index}] is a whole multi-frame object; give one header for each frame "
+            "(dicom_node.series_pixels.frame_header)"
         )
     for keyword in _INTEGERS:
         if numbers := _numbers(source, keyword):

@@ -100,8 +100,8 @@ def slice_uid(reading: Reading, position: PointLPS | None) -> str | None:
     slices = reading.encoding.slices
     if position is None or not slices:
         return None
-    # The first axis of the masks runs across the slices.
-    normal = np.asarray(reading.organ_mask.direction, dtype=np.float64)[:, 0]
+    # The first axis of the masks runs across the slices, unless the volume was resampled from them.
+    normal = np.asarray(slices[0].normal_lps or reading.organ_mask.direction[:, 0], dtype=np.float64)
     return slices[nearest_plane([s.position_lps_mm for s in slices], normal, position)].sop_instance_uid
 
 

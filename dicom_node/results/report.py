@@ -29,6 +29,7 @@ from dicom_node.results.identifiers import (
     result_uid,
 )
 from dicom_node.results.segmentation import lesion_name
+from dicom_node.results.source_frames import objects_of, source_image
 
 _Group = sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
 REPORT_SERIES_NUMBER = 9003
@@ -43,6 +44,7 @@ def findings_report(
     *,
     lesion_seg: Dataset | None,
     organ_seg: Dataset | None,
+    notes: Sequence[str] = (),
     equipment: Equipment | None = None,
 ) -> sr.Comprehensive3DSR:
     """The report of a reading; made in any case, also without a lesion.
@@ -54,6 +56,7 @@ def findings_report(
     key: `identifiers.result_key` of the reading.
     lesion_seg, organ_seg: the segmentations that were made of the same reading, as evidence;
         lesion groups refer to segments of the first.
+    notes: what a reader of the report must know of how the images were read, each a comment.
     equipment: who makes the object; the default installation if None.
 
     Raises
@@ -83,10 +86,11 @@ def findings_report(
         # sequence lists them all.
         referenced_images=[headers[len(headers) // 2]],
     )
-    content[0].ContentSequence.append(_comment(f"{NOT_FOR_DIAGNOSIS}."))
+    for text in (f"{NOT_FOR_DIAGNOSIS}.", *notes):
+        content[0].ContentSequence.append(_comment(text))
     segmentations = [segmentation for segmentation in (lesion_seg, organ_seg) if segmentation is not None]
     report = sr.Comprehensive3DSR(
-        evidence=[*without_name(headers), *segmentations],
+        evidence=[*without_name(objects_of(headers)), *segmentations],
         content=content,
         series_instance_uid=result_uid(key, "sr-series"),
         series_number=REPORT_SERIES_NUMBER,
@@ -130,7 +134,7 @@ def _finding_group(
     if finding.position_lps_mm is not None:
         positions = [header.ImagePositionPatient for header in headers]
         nearest = nearest_plane(positions, slice_normal(headers[0]), finding.position_lps_mm)
-        images = [sr.SourceImageForMeasurementGroup.from_source_image(headers[nearest])]
+        images = [source_image(headers[nearest])]
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             uid=finding_tracking_uid(key, finding.organ, finding.abnormality),

@@ -1,7 +1,7 @@
 """DICOM-SEG of a reading: lesions, one segment each, and organs under their table labels.
 
-BINARY, because every viewer reads it (design.md, decision 10). Nothing is resampled: the
-frames lie pixel on pixel on the source slices.
+BINARY, because every viewer reads it (design.md, decision 10). The frames lie pixel on pixel on the
+source slices, also where the volume that was read had been resampled from them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dicom_node.results.equipment import NOT_FOR_DIAGNOSIS, Equipment, segment_a
 from dicom_node.results.geometry import on_source_slices
 from dicom_node.results.headers import clean_headers, without_name
 from dicom_node.results.identifiers import lesion_tracking_uid, result_uid
+from dicom_node.results.source_frames import as_images, refer_to_frames
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _segmentation(
 ) -> hd.seg.Segmentation:
     """One SEG object; `planes` (N, Rows, Columns) holds segment numbers."""
     segmentation = hd.seg.Segmentation(
-        source_images=without_name(headers),
+        source_images=as_images(without_name(headers)),
         pixel_array=planes,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
@@ -177,6 +178,7 @@ def _segmentation(
         series_description=kind.series_description,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    refer_to_frames(segmentation, headers)
     segmentation.PatientName = headers[0].PatientName
     # highdicom draws this UID at random; a retry has to give the same object.
     organization = result_uid(key, f"{kind.role}-dimensions")

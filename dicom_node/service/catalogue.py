@@ -31,7 +31,8 @@ class Held:
     study_instance_uid: as in paths.
     key: of the reading; another key means other results.
     folder: where its files lie.
-    slices: SOP Instance UIDs of the series that was read, in slice order; none for an upload.
+    slices: what names the slices that were read (`dicom_node.instances.Instance.reference`), in
+        slice order; none for an upload.
     """
 
     study_instance_uid: str

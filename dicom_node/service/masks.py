@@ -5,6 +5,7 @@ Not made anew: they come out of the DICOM-SEG that the node keeps, once, and sta
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from pathlib import Path
@@ -16,8 +17,12 @@ import numpy.typing as npt
 
 from dicom_node.archive import Archive
 from dicom_node.errors import SightlineError
-from dicom_node.instances import NotDicomError, read_instance
+from dicom_node.instances import NotDicomError
 from dicom_node.reading_files import LESIONS, ORGANS, READING
+from dicom_node.series import CandidateSeries, classify_series
+from dicom_node.series_frames import read_references
+from dicom_node.series_resampling import SliceGrid
+from dicom_node.series_settings import WAS_READ
 from dicom_node.service.catalogue import Held
 from dicom_node.service.errors import ApiError
 from dicom_node.service.segments import lesion_segments, organ_segments, segments_nrrd
@@ -56,9 +61,9 @@ def stored_masks(archive: Archive, held: Held, kind: Kind) -> bytes:
 
 def _made(archive: Archive, held: Held, kind: Kind) -> bytes:
     document = json.loads((held.folder / READING).read_text(encoding="utf-8"))
-    geometry = ct_geometry(archive, held.slices)
+    grid = ct_grid(archive, held.slices)
     path = held.folder / _SEG[kind]
-    labels = np.zeros(geometry.spatial_shape, dtype=np.uint8)
+    labels = np.zeros((len(held.slices), grid.rows, grid.columns), dtype=np.uint8)
     if path.exists():
         labels = label_planes(path, held.slices)
     elif kind == "organs" and any(organ["present"] for organ in document["organs"]):
@@ -66,48 +71,55 @@ def _made(archive: Archive, held: Held, kind: Kind) -> bytes:
             409, "the organ masks of the study were not kept", "set results.organs = true and send it again"
         )
     segments = organ_segments() if kind == "organs" else lesion_segments(document["lesions"])
-    return segments_nrrd(geometry.with_array(labels), segments)
+    # Programs that show volumes know regular grids only: of slices that make none, the one that was read.
+    volume = grid.geometry.with_array(grid.resampled(labels, 0, labels=True))
+    return segments_nrrd(volume, segments)
 
 
 def label_planes(path: Path, slices: tuple[str, ...]) -> npt.NDArray[np.uint8]:
     """(slices, rows, columns) segment numbers of a SEG, plane k on slice k.
 
+    Parameters
+    ----------
+    slices: as `Held.slices`.
+
     Raises
     ------
     OSError, ValueError: the file is missing or damaged.
     """
-    planes = hd.seg.segread(path).get_pixels_by_source_instance(
-        source_sop_instance_uids=list(slices),
-        combine_segments=True,
-        skip_overlap_checks=True,  # the reader draws none
-        assert_missing_frames_are_empty=True,
-        dtype=np.uint8,
-    )
-    return np.asarray(planes, dtype=np.uint8)
+    segmentation = hd.seg.segread(path)
+    parts = [reference.partition("#") for reference in slices]
+    if not any(frame for _, _, frame in parts):
+        planes = segmentation.get_pixels_by_source_instance(
+            [uid for uid, _, _ in parts],
+            combine_segments=True,
+            skip_overlap_checks=True,  # the reader draws none
+            assert_missing_frames_are_empty=True,
+            dtype=np.uint8,
+        )
+        return np.asarray(planes, dtype=np.uint8)
+    of_objects = [
+        segmentation.get_pixels_by_source_frame(
+            uid,
+            [int(frame) for _, _, frame in frames],
+            combine_segments=True,
+            skip_overlap_checks=True,
+            assert_missing_frames_are_empty=True,
+            dtype=np.uint8,
+        )
+        for uid, frames in itertools.groupby(parts, key=lambda part: part[0])
+    ]
+    return np.concatenate(of_objects).astype(np.uint8, copy=False)
 
 
-def ct_geometry(archive: Archive, slices: tuple[str, ...]) -> hd.VolumeGeometry:
-    """The grid (slice, row, column) of a series that was read, from its first and last header; LPS mm.
+def ct_grid(archive: Archive, slices: tuple[str, ...]) -> SliceGrid:
+    """How the slices of a series that was read lie, and the regular grid that it was read on; LPS mm.
 
     Raises
     ------
     OSError, NotDicomError, SightlineError: a file is missing or damaged.
     """
-    first, last = (read_instance(archive.path(uid)) for uid in (slices[0], slices[-1]))
-    if first.position_mm is None or last.position_mm is None:
-        raise SightlineError("a slice of the series has no position; send the study again")
-    if first.orientation is None or first.pixel_spacing_mm is None:
-        raise SightlineError("a slice of the series has no orientation; send the study again")
-    along_row, along_column = np.reshape(first.orientation, (2, 3))
-    affine = np.eye(4)
-    start, end = np.asarray(first.position_mm), np.asarray(last.position_mm)
-    affine[:3, 0] = (end - start) / max(1, len(slices) - 1)
-    affine[:3, 1] = along_column * first.pixel_spacing_mm[0]
-    affine[:3, 2] = along_row * first.pixel_spacing_mm[1]
-    affine[:3, 3] = start
-    return hd.VolumeGeometry(
-        affine,
-        spatial_shape=(len(slices), first.rows, first.columns),
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=first.frame_of_reference_uid,
-    )
+    series = classify_series(read_references(slices, archive.path), WAS_READ)
+    if not isinstance(series, CandidateSeries):
+        raise SightlineError(f"the series can no longer be read: {series.reason}; send the study again")
+    return series.grid

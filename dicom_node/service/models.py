@@ -155,6 +155,8 @@ class SliceStack(BaseModel):
     """How the slices of a study are shown.
 
     `to_lps`: (4, 4), rows first, (slice, y, x) of a picture -> LPS mm; whole numbers are centres of pixels.
+    Where slices are spaced unevenly, y and x hold, and `heights_mm` says where each slice lies.
+    `heights_mm`: LPS z of the middle of each slice.
     `letters`: patient directions at the left, right, top and bottom edge. `head_up`: 1 where the next slice
     lies nearer to the head, else -1.
     """
@@ -165,6 +167,7 @@ class SliceStack(BaseModel):
     pixel_mm: float
     letters: Annotated[list[str], Field(min_length=4, max_length=4)]
     to_lps: list[list[float]]
+    heights_mm: list[float]
     head_up: Literal[1, -1]
 
 

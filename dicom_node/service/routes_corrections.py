@@ -16,9 +16,10 @@ from dicom_node.errors import SightlineError
 from dicom_node.instances import NotDicomError
 from dicom_node.results.correction import DrawnSegment
 from dicom_node.results.identifiers import lesion_tracking_uid
+from dicom_node.series_resampling import SliceGrid
 from dicom_node.service import catalogue
 from dicom_node.service.errors import ApiError, described
-from dicom_node.service.masks import ct_geometry
+from dicom_node.service.masks import ct_grid
 from dicom_node.service.models import Corrected, Correction, Uid
 from dicom_node.service.nrrd_files import NrrdError, read_array, read_header
 from dicom_node.service.parts import Shared
@@ -62,8 +63,8 @@ def correct(
         drawn, digest = None, ""
         if segmentation is not None:
             digest = _sha256(segmentation.file)
-            geometry = ct_geometry(parts.archive, held.slices)
-            drawn = tuple(_drawn(segmentation.file, geometry, held.key))
+            grid = ct_grid(parts.archive, held.slices)
+            drawn = tuple(_drawn(segmentation.file, grid, held.key))
         row = corrections.keep_correction(
             parts.archive,
             parts.config,
@@ -101,7 +102,7 @@ def _sha256(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _drawn(file: BinaryIO, geometry: hd.VolumeGeometry, key: str) -> list[DrawnSegment]:
+def _drawn(file: BinaryIO, grid: SliceGrid, key: str) -> list[DrawnSegment]:
     """The segments of a file on the CT's slices; those that the node drew keep its tracking UID."""
     header = read_header(file, MAX_VOXELS)
     if header.dtype.kind not in "iu":
@@ -110,7 +111,10 @@ def _drawn(file: BinaryIO, geometry: hd.VolumeGeometry, key: str) -> list[DrawnS
     organs = {segment.id for segment in organ_segments()}
     found = []
     for segment in drawn_segments(header, array):
-        planes = on_ct(segment.mask, header.geometry, geometry)
+        if grid.stack.is_regular:
+            planes = on_ct(segment.mask, header.geometry, grid.geometry)
+        else:  # no program has these slices as a grid: what was drawn on one of its own goes back onto them
+            planes = grid.on_slices(segment.mask.astype(np.uint8), header.geometry) > 0
         if not planes.any():
             continue
         lesion = segment.id.removeprefix("lesion-")

@@ -41,8 +41,8 @@ def mask(parts: Shared, study_uid: Uid, asked: Asked) -> Job:
     held = catalogue.held(parts.archive, study_uid)
     parts.texts.get(asked.text)  # refuses what holds nothing to look for
     target = parts.jobs.folder / f"{uuid.uuid4().hex}.seg.nrrd"
-    sources = tuple(parts.archive.path(uid) for uid in held.slices)
-    task = MaskTask(asked.text, target, sources, held.folder)
+    files = {uid: parts.archive.path(uid) for uid in {one.partition("#")[0] for one in held.slices}}
+    task = MaskTask(asked.text, target, held.slices, files, held.folder)
     return parts.jobs.submit("mask", task, study=study_uid, result=target, media_type=NRRD)
 
 

@@ -41,12 +41,13 @@ def slices(parts: Shared, study_uid: Uid) -> SliceStack:
     stack = parts.slices.stack(catalogue.held(parts.archive, study_uid))
     layout = stack.layout
     return SliceStack(
-        slices=stack.geometry.spatial_shape[0],
+        slices=stack.shape[0],
         height=layout.height,
         width=layout.width,
         pixel_mm=round(layout.pixel_mm, 6),
         letters=list(layout.letters),
         to_lps=layout.to_lps.tolist(),
+        heights_mm=stack.heights_mm,
         head_up=1 if layout.head_up > 0 else -1,
     )
 
@@ -107,7 +108,7 @@ def slice_heatmap(parts: Shared, study_uid: Uid, slice_index: SliceIndex, asked:
     study = searchable(parts, study_uid)
     question = parts.texts.get(asked.text)
     share = parts.slices.heat(held, study, question, by_slab=parts.reader.by_slab)
-    return _png(heat_png(share, study.encoding.grid, stack.layout, slice_index))
+    return _png(heat_png(share, study.encoding.grid, stack.layout_at(slice_index), slice_index))
 
 
 def _one(parts: Parts, study_uid: str, slice_index: int) -> tuple[catalogue.Held, Stack]:

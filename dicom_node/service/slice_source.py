@@ -6,6 +6,7 @@ compressed plane by plane (a body of 300 slices takes one megabyte instead of ei
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zlib
 from collections.abc import Callable
@@ -22,13 +23,14 @@ from core_model.question import Question
 from core_model.ranking import heat
 from dicom_node.archive import Archive
 from dicom_node.errors import SightlineError
-from dicom_node.instances import read_instance
 from dicom_node.reading_files import LESIONS, ORGANS, READING
+from dicom_node.series_frames import read_references
 from dicom_node.series_pixels import load_slice
+from dicom_node.series_resampling import SliceGrid
 from dicom_node.service.bounded import Bounded
 from dicom_node.service.catalogue import Held
 from dicom_node.service.errors import ApiError
-from dicom_node.service.masks import Kind, ct_geometry, label_planes
+from dicom_node.service.masks import Kind, ct_grid, label_planes
 from dicom_node.service.slice_pictures import Labels, Layout
 
 V = TypeVar("V")
@@ -82,10 +84,46 @@ class Planes:
 
 @dataclass(frozen=True)
 class Stack:
-    """The grid of a study's slices, and how they are shown."""
+    """The slices of a study, as acquired, and how they are shown."""
 
-    geometry: hd.VolumeGeometry
+    grid: SliceGrid
     layout: Layout
+
+    @classmethod
+    def of(cls, grid: SliceGrid) -> Stack:
+        """From the grid of a series; the pictures are of its slices, also where it was resampled."""
+        stack = grid.stack
+        affine = np.eye(4)
+        affine[:3, 0] = stack.normal * max(stack.spacing_mm, 1e-3)
+        affine[:3, 1] = stack.column * grid.pixel_spacing_mm[0]
+        affine[:3, 2] = stack.row * grid.pixel_spacing_mm[1]
+        affine[:3, 3] = stack.positions[0]
+        shape = len(stack.positions), grid.rows, grid.columns
+        planes = hd.VolumeGeometry(affine, spatial_shape=shape, coordinate_system="PATIENT")
+        step = (stack.positions[-1] - stack.positions[0]) / (len(stack.positions) - 1)
+        layout = Layout.of(planes)
+        to_lps = layout.to_lps.copy()
+        to_lps[:3, 0] = step
+        return cls(grid, dataclasses.replace(layout, to_lps=to_lps))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows, columns."""
+        return len(self.grid.stack.positions), self.grid.rows, self.grid.columns
+
+    def layout_at(self, k: int) -> Layout:
+        """The layout with `to_lps` exact for slice `k`, also where spacing is uneven."""
+        to_lps = self.layout.to_lps.copy()
+        positions = self.grid.stack.positions
+        to_lps[:3, 3] += positions[k] - positions[0] - k * to_lps[:3, 0]
+        return dataclasses.replace(self.layout, to_lps=to_lps)
+
+    @property
+    def heights_mm(self) -> list[float]:
+        """Where the middle of each slice lies along the patient's axis (LPS z)."""
+        middle = np.array([0.0, (self.layout.height - 1) / 2, (self.layout.width - 1) / 2, 1.0])
+        centre = (self.layout.to_lps @ middle)[2] - self.grid.stack.positions[0, 2]
+        return [round(float(z + centre), 3) for z in self.grid.stack.positions[:, 2]]
 
 
 class SliceSource:
@@ -113,8 +151,7 @@ class SliceSource:
             )
 
         def make() -> Stack:
-            geometry = self._read(lambda: ct_geometry(self._archive, held.slices))
-            return Stack(geometry, Layout.of(geometry))
+            return Stack.of(self._read(lambda: ct_grid(self._archive, held.slices)))
 
         return self._stacks.get(held.key, make)
 
@@ -125,11 +162,10 @@ class SliceSource:
         ------
         ApiError: 409, its file is missing, damaged, or of another shape than the first slice.
         """
-        rows, columns = self.stack(held).geometry.spatial_shape[1:]
-        path = self._archive.path(held.slices[k])
+        rows, columns = self.stack(held).shape[1:]
 
         def make() -> npt.NDArray[np.int16]:
-            hu = self._read(lambda: load_slice(read_instance(path)))
+            hu = self._read(lambda: load_slice(*read_references([held.slices[k]], self._archive.path)))
             if hu.shape != (rows, columns):
                 raise ApiError(409, "the slices of the study differ in shape", _AGAIN)
             return np.rint(hu).astype(np.int16)
@@ -143,12 +179,12 @@ class SliceSource:
         ------
         ApiError: 409, their file is damaged.
         """
-        shape = self.stack(held).geometry.spatial_shape
+        shape = self.stack(held).shape
         path = held.folder / _SEG[kind]
 
         def make() -> Planes:
             found = self._read(lambda: label_planes(path, held.slices)) if path.exists() else None
-            return Planes.of(found, (shape[0], shape[1], shape[2]))
+            return Planes.of(found, shape)
 
         return self._labels.get(f"{held.key} {kind}", make)
 

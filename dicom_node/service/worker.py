@@ -20,9 +20,10 @@ from pathlib import Path
 from core_model.reader import Reader
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
-from dicom_node.instances import read_instance
 from dicom_node.series import CandidateSeries, classify_series
+from dicom_node.series_frames import read_references
 from dicom_node.series_pixels import load_series
+from dicom_node.series_settings import WAS_READ
 from dicom_node.service.nrrd_files import NrrdError
 from dicom_node.service.segments import MASK_COLOUR, Segment, segments_nrrd
 from dicom_node.service.uploads import CT, load_ct, on_file_grid, read_upload
@@ -46,13 +47,15 @@ class MaskTask:
 
     Attributes
     ----------
-    sources: files of the series' slices, in slice order; empty for an upload.
+    slices: as `dicom_node.service.catalogue.Held.slices`; empty for an upload.
+    files: where the file of each SOP Instance UID lies.
     folder: of the upload.
     """
 
     text: str
     target: Path
-    sources: tuple[Path, ...]
+    slices: tuple[str, ...]
+    files: dict[str, Path]
     folder: Path
 
 
@@ -129,8 +132,8 @@ def sentence(error: Exception) -> str:
 
 def _draw(task: MaskTask, reader: Reader, progress: Progress) -> None:
     progress("load", 0.0)
-    if task.sources:
-        series = classify_series([read_instance(path) for path in task.sources])
+    if task.slices:
+        series = classify_series(read_references(task.slices, task.files.__getitem__), WAS_READ)
         if not isinstance(series, CandidateSeries):
             raise SightlineError(f"the series can no longer be read: {series.reason}; send it again")
         volume, grid = load_series(series).volume, None

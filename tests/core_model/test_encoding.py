@@ -90,6 +90,19 @@ def test_file_round_trip_without_dicom(tmp_path: Path) -> None:
     assert_same(load_encoding(tmp_path / "e.safetensors"), encoding)
 
 
+def test_file_round_trip_of_slices_with_a_normal_of_their_own(tmp_path: Path) -> None:
+    encoding = encoding_of()
+    normal = (0.0, -0.6, 0.8)
+    slices = tuple(replace(one, normal_lps=normal) for one in encoding.slices)
+    save_encoding(replace(encoding, slices=slices), tmp_path / "e.safetensors")
+    back = load_encoding(tmp_path / "e.safetensors").slices
+    assert back == slices
+    # 40 mm further back and 30 mm further up lies in the same slice of this tilt.
+    x, y, z = slices[3].position_lps_mm
+    assert nearest_slice(back, (x, y + 40.0, z + 30.0))[0] == 3
+    assert nearest_slice(encoding.slices, (x, y + 40.0, z + 30.0))[0] != 3
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no encoding", encoding="utf-8")
     with pytest.raises(EncodingError, match="not a readable"):

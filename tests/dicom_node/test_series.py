@@ -12,18 +12,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset
-from pydicom.uid import EnhancedCTImageStorage, SegmentationStorage
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    XRayRadiationDoseSRStorage,
+)
 
 from dicom_node.errors import SightlineError
-from dicom_node.series import CandidateSeries, choose_series, kernel_softness, survey_files
+from dicom_node.series import CandidateSeries, survey_files
 from dicom_node.series_geometry import GeometryError, stack_slices
 from dicom_node.series_pixels import load_series
 from tests.dicom_node.ct_files import ROOT, stored_values, write_ct
-
-Changes = dict[str, object]
 
 
 def only_candidate(paths: list[Path]) -> CandidateSeries:
@@ -107,20 +110,48 @@ def test_positions_rounded_by_the_scanner_are_one_grid(
 ) -> None:
     heights = np.arange(20) * spacing + np.asarray(jitter) / 2
     positions = heights[:, None] * rotation[:, 2]
-    stack = stack_slices(positions, np.tile(rotation[:, :2].T.ravel(), (20, 1)), (1, 1))
+    stack = stack_slices(positions, np.tile(rotation[:, :2].T.ravel(), (20, 1)))
     assert stack.order == tuple(range(20))
+    assert stack.is_regular
     assert abs(stack.spacing_mm - spacing) < 0.01
 
 
 @settings(deadline=None)
-@given(missing=st.integers(1, 18), spacing=st.floats(0.5, 8.0), rotation=rotations())
-def test_a_missing_slice_is_never_bridged(
-    missing: int, spacing: float, rotation: npt.NDArray[np.float64]
+@given(missing=st.integers(1, 18), spacing=st.floats(0.5, 8.0), rotation=rotations(), numbered=st.booleans())
+def test_a_missing_slice_is_named_and_bridged_only_over_ten_millimetres(
+    missing: int, spacing: float, rotation: npt.NDArray[np.float64], numbered: bool
 ) -> None:
+    assume(abs(2 * spacing - 10) > 0.01)
     heights = np.delete(np.arange(20), missing) * spacing
     positions = heights[:, None] * rotation[:, 2]
-    with pytest.raises(GeometryError, match=f"after slice {missing}, .*1 slice missing"):
-        stack_slices(positions, np.tile(rotation[:, :2].T.ravel(), (19, 1)), (1, 1))
+    cosines = np.tile(rotation[:, :2].T.ravel(), (19, 1))
+    numbers = [int(n) for n in np.delete(np.arange(20), missing)] if numbered else None
+    if 2 * spacing < 10:
+        stack = stack_slices(positions, cosines, numbers)
+        (oddity,) = stack.oddities
+        assert f"1 slice missing after slice {missing} " in oddity
+        assert abs(stack.spacing_mm - spacing) < 1e-6
+    else:
+        with pytest.raises(GeometryError, match=f"1 slice missing after slice {missing}: .* not bridged"):
+            stack_slices(positions, cosines, numbers)
+
+
+def test_a_tenth_of_the_slices_may_be_missing_and_no_more() -> None:
+    cosines = [1, 0, 0, 0, 1, 0]
+
+    def stack(*missing: int) -> tuple[str, ...]:
+        heights = [float(k) for k in range(40) if k not in missing]
+        return stack_slices([(0, 0, z) for z in heights], [cosines] * len(heights)).oddities
+
+    assert "4 slices missing after slice 5 " in stack(5, 10, 20, 30)[0]
+    with pytest.raises(GeometryError, match="5 of 40 slices missing, the first after slice 5"):
+        stack(5, 10, 20, 30, 35)
+
+
+def test_a_wider_spacing_is_no_missing_slice_where_instance_numbers_go_on() -> None:
+    heights = [*range(0, 50, 5), *range(50, 150, 10)]
+    stack = stack_slices([(0, 0, z) for z in heights], [[1, 0, 0, 0, 1, 0]] * 20, list(range(20)))
+    assert stack.oddities == ("slice spacing varies (5.00 to 10.00 mm apart)",)
 
 
 @settings(deadline=None)
@@ -130,8 +161,18 @@ def test_tilt_is_found_from_positions_in_any_orientation(
 ) -> None:
     step = rotation[:, 2] + np.tan(np.radians(degrees)) * rotation[:, 1]
     positions = np.arange(12)[:, None] * spacing * step
-    with pytest.raises(GeometryError, match=f"gantry tilt of {degrees:.1f} degrees"):
-        stack_slices(positions, np.tile(rotation[:, :2].T.ravel(), (12, 1)), (1, 1))
+    stack = stack_slices(positions, np.tile(rotation[:, :2].T.ravel(), (12, 1)))
+    assert stack.oddities == (f"gantry tilt of {degrees:.1f} degrees",)
+    assert np.allclose(stack.along, step / np.linalg.norm(step))
+    assert abs(stack.spacing_mm - spacing * np.linalg.norm(step)) < 1e-6
+
+
+def test_no_gantry_tilts_like_that_and_no_scanner_shifts_slices_at_random() -> None:
+    cosines = [[1, 0, 0, 0, 1, 0]] * 12
+    with pytest.raises(GeometryError, match="tilted 45 degrees; no gantry tilts beyond 35"):
+        stack_slices([(0, 3 * k, 3 * k) for k in range(12)], cosines)
+    with pytest.raises(GeometryError, match=r"shifted sideways .* by up to 4\.0 mm"):
+        stack_slices([(0, 4 * (k == 5), 3 * k) for k in range(12)], cosines)
 
 
 def _move_to_one_place(dataset: FileDataset, _: int) -> None:
@@ -144,7 +185,7 @@ def _two_phases(dataset: FileDataset, k: int) -> None:
 
 def _turn_one(dataset: FileDataset, k: int) -> None:
     if k == 3:
-        dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 0.96, -0.28]
 
 
 def _enlarge_one(dataset: FileDataset, k: int) -> None:
@@ -161,10 +202,14 @@ REFUSED: list[tuple[Callable[[FileDataset, int], None], str]] = [
     (setting(Modality="MR"), "Modality is MR although the SOP class is CT"),
     (setting(Modality="SEG"), "Modality is SEG although the SOP class is CT"),
     (setting(SOPClassUID=SegmentationStorage), "not a CT image: Segmentation Storage"),
-    (setting(SOPClassUID=EnhancedCTImageStorage), "multi-frame.* is not read yet"),
+    (setting(SOPClassUID=EnhancedCTImageStorage), "functional groups describe 0 of 1 frames"),
     (setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer"),
     (setting(ImageType=["DERIVED", "SECONDARY", "MIP"]), r"projection image \(MIP\)"),
-    (setting(PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1 .inverted"),
+    (setting(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]), "dose or protocol screen"),
+    (setting(SeriesDescription="Patient Protocol"), "dose or protocol screen"),
+    (setting(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 MON"]), "bolus tracking"),
+    (setting(SOPClassUID=XRayRadiationDoseSRStorage), r"not a CT image: .* \(a dose report\)"),
+    (setting(SOPClassUID=SecondaryCaptureImageStorage), r"\(a picture without Hounsfield units\)"),
     (setting(PhotometricInterpretation="RGB"), r"colour image \(RGB\)"),
     (setting(RescaleSlope=None), "no usable Rescale Slope"),
     (setting(RescaleType="Z_EFF"), "values are in Z_EFF"),
@@ -251,7 +296,7 @@ def _without_uid(content: bytes, group: int, value: str) -> bytes:
         ("-1024", None, 0, -1024),  # padding is not declared and below air
         ("-3024", None, 0, -1024),
         ("-1024", 5000, 5000, -1024),  # declared, and too dense for tissue
-        ("0", 40, 40, 40),  # declared, but it is tissue: not believed
+        ("-700", 740, 740, 40),  # declared, but it is tissue: not believed
     ],
 )
 def test_padding_becomes_air(
@@ -283,47 +328,54 @@ def test_a_broken_pixel_stream_names_its_file(tmp_path: Path) -> None:
         load_series(candidate)
 
 
+def test_values_without_air_or_fat_are_no_hounsfield_units(tmp_path: Path) -> None:
+    candidate = only_candidate(write_ct(tmp_path, change=setting(RescaleIntercept="0")))
+    with pytest.raises(
+        SightlineError, match=r"series 3 'TEST': values run from 500 to 1004; .* these are none"
+    ):
+        load_series(candidate)
+
+
+def _upper_bits(dataset: FileDataset, k: int) -> None:
+    """12 bits at the top of 16, as old scanners have it."""
+    dataset.BitsStored, dataset.HighBit = 12, 15
+    dataset.PixelData = (stored_values(k, 16, 20) << 4).tobytes()
+
+
+def _overlay_bits(dataset: FileDataset, k: int) -> None:
+    """12 bits, and an overlay in the unused ones above."""
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.add_new((0x6000, 0x0102), "US", 13)
+    dataset.PixelData = (stored_values(k, 16, 20) | 0x2000).tobytes()
+
+
+def _signed(dataset: FileDataset, k: int) -> None:
+    dataset.PixelRepresentation, dataset.RescaleIntercept = 1, "0"
+    dataset.PixelData = (stored_values(k, 16, 20).astype("<i2") - 1024).tobytes()
+
+
+def _signed_upper_bits(dataset: FileDataset, k: int) -> None:
+    _signed(dataset, k)
+    dataset.BitsStored, dataset.HighBit = 12, 15
+    dataset.PixelData = ((stored_values(k, 16, 20).astype("<i2") - 1024) << 4).tobytes()
+
+
 @pytest.mark.parametrize(
-    ("better", "worse"),
+    "change",
     [
-        ({}, {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}),
-        ({}, {"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}),
-        ({"ConvolutionKernel": "B31f"}, {"ConvolutionKernel": "B70f"}),
-        ({"ConvolutionKernel": "STANDARD"}, {"ConvolutionKernel": "LUNG"}),
-        ({"ContrastBolusAgent": "APPLIED"}, {}),
-        ({"SeriesNumber": 2}, {"SeriesNumber": 5}),
+        _upper_bits,
+        _overlay_bits,
+        _signed,
+        _signed_upper_bits,
+        setting(PhotometricInterpretation="MONOCHROME1"),
     ],
 )
-def test_the_better_series_is_chosen(tmp_path: Path, better: Changes, worse: Changes) -> None:
-    def change(values: Changes) -> Callable[[FileDataset, int], None]:
-        def apply(dataset: FileDataset, k: int) -> None:
-            setting(**values)(dataset, k)
-            if "ImageOrientationPatient" in values:
-                dataset.ImagePositionPatient = [0, 2.5 * k, 0]
-
-        return apply
-
-    paths = write_ct(tmp_path / "w", series=f"{ROOT}.20", change=change(worse))
-    paths += write_ct(tmp_path / "b", series=f"{ROOT}.30", change=change(better))
-    candidates = survey_files(paths).candidates
-    assert len(candidates) == 2
-    for order in (candidates, candidates[::-1]):
-        assert choose_series(order).series_instance_uid == f"{ROOT}.30"
-
-
-def test_more_body_beats_thinner_slices_and_thinner_beats_thicker(tmp_path: Path) -> None:
-    thick = write_ct(tmp_path / "a", series=f"{ROOT}.1", n_slices=21, spacing=(5, 1, 1))
-    thin = write_ct(tmp_path / "b", series=f"{ROOT}.2", n_slices=51, spacing=(2, 1, 1))
-    short = write_ct(tmp_path / "c", series=f"{ROOT}.3", n_slices=31, spacing=(1, 1, 1))
-    candidates = survey_files(thick + thin + short).candidates
-    assert choose_series(candidates).series_instance_uid == f"{ROOT}.2"
-
-
-def test_kernels_of_four_vendors() -> None:
-    soft = ["B31f", "Br38\\3", "I30f", "FC18", "STANDARD", "SOFT", "B", "YA", "UB"]
-    sharp = ["B60s", "Br64", "I70f", "FC52", "LUNG", "BONEPLUS", "L", "YC"]
-    assert [kernel_softness(k) for k in soft] == [2] * len(soft)
-    assert [kernel_softness(k) for k in sharp] == [0] * len(sharp)
+def test_odd_bits_give_the_same_hounsfield_units(
+    tmp_path: Path, change: Callable[[FileDataset, int], None]
+) -> None:
+    volume = load_series(only_candidate(write_ct(tmp_path, change=change))).volume
+    for k in range(12):
+        assert (volume.array[k] == stored_values(k, 16, 20).astype(int) - 1024).all()
 
 
 def test_files_that_are_no_dicom_are_counted(tmp_path: Path) -> None:

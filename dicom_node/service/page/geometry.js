@@ -15,9 +15,3 @@ export function toPicture(matrix) {
     return { slice, y: down, x: right };
   };
 }
-
-/** Where the middle of a slice lies along the patient's axis (LPS z), mm. */
-export function heightOf(stack, k) {
-  const [slice, y, x, z] = stack.to_lps[2];
-  return slice * k + y * (stack.height - 1) / 2 + x * (stack.width - 1) / 2 + z;
-}

@@ -1,7 +1,6 @@
 // The axial viewer: one slice with its layers, wheel, slider and buttons. Knows no findings and no hits.
 
 import { el } from "./dom.js";
-import { heightOf } from "./geometry.js";
 
 export const WINDOWS = [["soft", "Soft tissue"], ["lung", "Lung"], ["bone", "Bone"]];
 const LAYERS = [["organs", "Organs", "o"], ["lesions", "Lesions", "l"], ["heat", "Heat map", "h"]];
@@ -173,7 +172,7 @@ export class Viewer {
     }
     this.stage.dataset.slice = k;
     this.stage.setAttribute("aria-label", `CT, ${this.name(k)}`);
-    const height = heightOf(this.stack, k).toFixed(1);
+    const height = this.stack.heights_mm[k].toFixed(1);
     this.caption.textContent = `${this.name(k)}, z ${height} mm`;
     this.#ringAt(k);
     this.on.moved(k);

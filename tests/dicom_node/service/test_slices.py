@@ -136,6 +136,7 @@ def test_what_cannot_be_shown_is_refused(stage: Stage, tmp_path: Path) -> None:
     assert_refused(client.get("/studies/2.25.9/slices"), 404, "no study")
     broken = make_stage(tmp_path)
     study = broken.read(series())
+    assert broken.client.get(f"/studies/{study}/slices/3/image").status_code == 200
     broken.archive.path("2.25.304.3.5").write_bytes(b"no DICOM at all")
     assert_refused(broken.client.get(f"/studies/{study}/slices/4/image"), 409, "damaged")
     assert broken.client.get(f"/studies/{study}/slices/5/image").status_code == 200
