@@ -29,8 +29,9 @@ LATER = replace(IMAGE, sop_instance_uid="1.2.3.2")
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return Config(archive=tmp_path / "archive", quiet_seconds=10, association_idle_seconds=60)
+def config(tmp_path: Path, database: str | None) -> Config:
+    archive = tmp_path / "archive"
+    return Config(archive=archive, database=database, quiet_seconds=10, association_idle_seconds=60)
 
 
 @pytest.fixture
