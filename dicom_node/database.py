@@ -127,6 +127,6 @@ def bring_up_to_date(connection: sa.Connection, metadata: sa.MetaData) -> None:
             if column.name not in present:
                 kind = column.type.compile(connection.dialect)
                 name = connection.dialect.identifier_preparer.format_column(column)
-                connection.execute(sa.DDL(f'ALTER TABLE "{table.name}" ADD COLUMN {name} {kind}'))
+                connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN {name} {kind}')
         for index in table.indexes:
             index.create(connection, checkfirst=True)

@@ -187,7 +187,7 @@ class Worker(Base):
     """A process that reads, under a name that it keeps over restarts (``host:role:slot``).
 
     `beats` grows as long as it lives; `launch` is drawn anew at each start, so that a process
-    whose name another one took can tell. `rescued` counts how often its work was taken over.
+    whose name another one took can tell. `alive` is false once it has ended in good order.
     """
 
     __tablename__ = "worker"
@@ -196,7 +196,6 @@ class Worker(Base):
     started_at: Mapped[float]
     beats: Mapped[Large]
     alive: Mapped[bool]
-    rescued: Mapped[int]
 
 
 class Index:
@@ -213,15 +212,17 @@ class Index:
         try:
             with self._writer.begin() as connection:
                 found = _version(connection)
-                if found is None or found < SCHEMA_VERSION:
+                if found <= SCHEMA_VERSION:
+                    # Always: which tables there are depends on the modules that a process imports.
                     bring_up_to_date(connection, Base.metadata)
+                if found < SCHEMA_VERSION:
                     connection.execute(sa.delete(Schema))
                     connection.execute(sa.insert(Schema).values(version=SCHEMA_VERSION))
         except sa.exc.DBAPIError as error:
             raise SightlineError(
                 f"database = {without_password(url)!r}: cannot be opened: {first_line(error)}"
             ) from None
-        if found is not None and found > SCHEMA_VERSION:
+        if found > SCHEMA_VERSION:
             raise SightlineError(
                 f"database = {without_password(url)!r}: has tables of version {found}, this program knows "
                 f"them up to {SCHEMA_VERSION}; use an empty archive or a newer version of Sightline"
@@ -244,8 +245,8 @@ class Index:
         self._engine.dispose()
 
 
-def _version(connection: sa.Connection) -> int | None:
-    """The version of the tables that are there; None if there are none."""
+def _version(connection: sa.Connection) -> int:
+    """The version of the tables that are there; 0 if there are none."""
     if not sa.inspect(connection).has_table(Schema.__tablename__):
-        return None
-    return connection.scalar(sa.select(sa.func.max(Schema.version)))
+        return 0
+    return connection.scalar(sa.select(sa.func.max(Schema.version))) or 0

@@ -126,7 +126,13 @@ def write_reading(
 
 
 def write_objects(
-    folder: Path, reading: Reading, sources: Sequence[Dataset], key: str, *, organs: bool = True
+    folder: Path,
+    reading: Reading,
+    sources: Sequence[Dataset],
+    key: str,
+    *,
+    organs: bool = True,
+    earlier_key: str | None = None,
 ) -> list[Path]:
     """The DICOM objects of a reading as files: lesion SEG if there is a lesion, organ SEG, SR.
 
@@ -135,10 +141,13 @@ def write_objects(
     sources: data sets of the slices that were read.
     key: `identifiers.result_key` of the reading.
     organs: whether the organ SEG is made.
+    earlier_key: of the reading of the same study that this one replaces, if there is one.
     """
     lesion_seg = lesion_segmentation(reading, sources, key)
     organ_seg = organ_segmentation(reading, sources, key) if organs else None
-    report = findings_report(reading, sources, key, lesion_seg=lesion_seg, organ_seg=organ_seg)
+    report = findings_report(
+        reading, sources, key, lesion_seg=lesion_seg, organ_seg=organ_seg, earlier_key=earlier_key
+    )
     objects: list[tuple[str, Dataset | None]] = [
         (LESIONS, lesion_seg),
         (ORGANS, organ_seg),

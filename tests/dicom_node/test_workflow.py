@@ -26,16 +26,21 @@ from dicom_node.status import Progress, study_progress
 from dicom_node.workflow import Workflow
 from tests.dicom_node.ct_series import ct_series
 from tests.dicom_node.network import Pacs, free_port, role_process, wait_until
+from tests.dicom_node.validation import dciodvfy_errors
+from tests.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return Reader.load(device="cpu")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_checkpoint(folder)
+    return Reader.load(folder, device="cpu")
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return Config(port=free_port(), archive=tmp_path / "archive", quiet_seconds=0.2)
+def config(tmp_path: Path, database: str | None) -> Config:
+    archive = tmp_path / "archive"
+    return Config(port=free_port(), archive=archive, database=database, quiet_seconds=0.2)
 
 
 @pytest.fixture
@@ -130,14 +135,26 @@ def test_what_was_read_is_not_read_again_when_something_else_comes_late(
         assert session.scalar(sa.select(sa.func.count()).select_from(ReadingRow)) == 1
 
 
-def test_late_slices_of_the_series_are_read_with_the_rest(archive: Archive, workflow: Workflow) -> None:
+def test_late_slices_of_the_series_are_read_with_the_rest(
+    archive: Archive, workflow: Workflow, tmp_path: Path
+) -> None:
     slices = ct_series(shape=(20, 40, 48))
     study = put(archive, slices[:15])
     assert finish(archive, study).state == "read"
     put(archive, slices[15:])
     second = finish(archive, study, 2)
     assert second.state == "read"
-    assert second.folder != study_progress(archive, study)[0].folder
+    folders = [progress.folder for progress in study_progress(archive, study)]
+    reports = [pydicom.dcmread((folder or Path()) / "findings.sr.dcm") for folder in folders]
+    assert "PredecessorDocumentsSequence" not in reports[0]
+    (predecessor,) = reports[1].PredecessorDocumentsSequence
+    (replaced,) = predecessor.ReferencedSeriesSequence
+    assert predecessor.StudyInstanceUID == study
+    assert replaced.SeriesInstanceUID == reports[0].SeriesInstanceUID
+    (named,) = replaced.ReferencedSOPSequence
+    assert named.ReferencedSOPInstanceUID == reports[0].SOPInstanceUID != reports[1].SOPInstanceUID
+    assert named.ReferencedSOPClassUID == reports[0].SOPClassUID
+    assert dciodvfy_errors(reports[1], tmp_path) == []
 
 
 def test_a_study_without_a_readable_series_is_refused_with_the_reason(
