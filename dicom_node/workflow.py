@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -110,8 +110,9 @@ class Workflow:
                 complete_studies(
                     self._archive.index, self._config, expected=None if expected is None else expected()
                 )
-                for generation in self._unfinished("complete"):  # those, and what a person had tried again
-                    self._choose(generation)
+                for generation in self._unfinished():  # those, and what a person had tried again
+                    if generation.state == "complete":
+                        self._choose(generation)
                 if time.monotonic() - reconciled > RECONCILE_SECONDS:
                     self.reconcile()
                     reconciled = time.monotonic()
@@ -129,7 +130,7 @@ class Workflow:
         its process too often is set aside; and what dead workers had begun is queued again.
         """
         self._take_over()
-        for generation in self._unfinished("complete", "queued"):
+        for generation in self._unfinished():
             if generation.state == "complete":
                 self._choose(generation)
                 continue
@@ -164,11 +165,21 @@ class Workflow:
             DBOS._recover_pending_workflows(taken)
             logger.warning("work of dead workers queued again workers=%s", ",".join(taken))
 
-    def _unfinished(self, *states: str) -> Sequence[Generation]:
+    def _unfinished(self) -> list[Generation]:
+        """Generations that are not at an end, only the earliest of each study.
+
+        The next state of a study waits for the one before, so that its report can name that one's.
+        """
         with self._archive.index.reading() as session:
-            return session.scalars(
-                sa.select(Generation).where(Generation.state.in_(states)).order_by(Generation.id)
+            rows = session.scalars(
+                sa.select(Generation)
+                .where(Generation.state.in_(("complete", "queued")))
+                .order_by(Generation.id)
             ).all()
+        earliest: dict[str, Generation] = {}
+        for row in rows:
+            earliest.setdefault(row.study_instance_uid, row)
+        return list(earliest.values())
 
     def _choose(self, generation: Generation) -> None:
         """Choose the series of a generation, and queue it if there is something new to read."""

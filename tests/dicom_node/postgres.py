@@ -55,9 +55,9 @@ class Postgres:
         """Make the data folder."""
         if self._user is not None:
             shutil.chown(self._folder, self._user)
-        command = [self._binaries / "initdb", "-D", self._data, "-U", SUPERUSER, "-A", "trust", "-N"]
+        options = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run(
-            [*command, "-E", "UTF8", "--locale=C"],
+            [self._binaries / "initdb", "-D", self._data, *options],
             check=True,
             capture_output=True,
             user=self._user,
@@ -127,3 +127,18 @@ def postgres(binaries: Path) -> Iterator[Postgres]:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def fresh_database() -> Iterator[str]:
+    """The URL of an empty database on a server of its own.
+
+    Raises
+    ------
+    FileNotFoundError: PostgreSQL is not installed.
+    """
+    binaries = programs()
+    if binaries is None:
+        raise FileNotFoundError("PostgreSQL is not installed; install Debian's package postgresql")
+    with postgres(binaries) as server:
+        yield server.new_database()
