@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from dicom_node.archive import Archive
+from dicom_node.completeness import UNREAD
 from dicom_node.index import Delivery, Generation, Instance, ReadingRow, Result, Upload
 from dicom_node.index import Study as StudyRow
 from dicom_node.readings import results_folder
@@ -128,7 +129,7 @@ def held(archive: Archive, study_instance_uid: str) -> Held:
         return Held(study_instance_uid, upload.key, upload_folder(archive, upload.key), ())
     known = study(archive, study_instance_uid)
     reason = f" ({known.reason})" if known.reason else ""
-    if known.state in ("refused", "failed"):
+    if known.state in UNREAD:
         cure = "send the study again, complete and readable"
     else:
         cure = "ask again in a while"
