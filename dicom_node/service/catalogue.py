@@ -129,10 +129,7 @@ def held(archive: Archive, study_instance_uid: str) -> Held:
         return Held(study_instance_uid, upload.key, upload_folder(archive, upload.key), ())
     known = study(archive, study_instance_uid)
     reason = f" ({known.reason})" if known.reason else ""
-    if known.state in UNREAD:
-        cure = "send the study again, complete and readable"
-    else:
-        cure = "ask again in a while"
+    cure = "send the study again, complete and readable" if known.state in UNREAD else "ask again in a while"
     raise ApiError(409, f"the study is not read; it is {known.state}{reason}", cure)
 
 
