@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -33,9 +34,10 @@ def is_outage(error: BaseException) -> bool:
     """
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return True
-    # Operational: connection lost, server going down, no space, lock not granted in time.
+    # Operational: connection lost, server going down, no space, lock not granted in time; SQLite also
+    # calls a wrong statement so.
     if isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)):
-        return True
+        return getattr(getattr(error, "orig", None), "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
     return isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
 
 

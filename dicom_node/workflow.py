@@ -66,12 +66,7 @@ class Workflow:
         self._idle_with_work = False
 
     def start(self) -> None:
-        """Open DBOS's database, resume what was cut off, and queue what was chosen but not queued.
-
-        Raises
-        ------
-        SightlineError: DBOS's database cannot be opened.
-        """
+        """Open DBOS's database, resume what was cut off, and queue what was chosen but not queued."""
         self._heartbeat.start()
         readings.remove_unfinished(self._archive)
         DBOS(config=self._dbos_config())

@@ -51,7 +51,7 @@ def study(parts: Shared, study_uid: Uid) -> Study:
 
 @router.post("/studies/{study_uid}/retry", status_code=202, responses=described(401, 404, 409, 422))
 def retry(parts: Shared, study_uid: Uid) -> Study:
-    """Have a study read again that could not be read, or was set aside; the reader takes it up within a second."""
+    """Have a study tried again that could not be read or was set aside; the reader takes it up at once."""
     known = catalogue.study(parts.archive, study_uid)
     if open_again(parts.archive.index, study_uid) is None:
         raise ApiError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -40,6 +41,13 @@ def test_an_error_is_raised_at_once_and_an_outage_when_there_is_no_more_time() -
     stop.set()
     with pytest.raises(OSError, match="quota"):
         outlast(full, "work", stop)
+
+
+def test_a_wrong_statement_is_no_outage(tmp_path: Path) -> None:
+    index = Index(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    with index.reading() as session, pytest.raises(sa.exc.OperationalError) as wrong:
+        session.execute(sa.text("SELECT nothing FROM nowhere"))
+    assert not is_outage(wrong.value)
 
 
 def test_a_database_that_is_gone_and_back_is_an_outage_and_no_more() -> None:
