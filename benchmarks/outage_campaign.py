@@ -83,16 +83,14 @@ def _wait(seconds: float, members: list[Member]) -> None:
 
 
 @contextlib.contextmanager
-def small_disk() -> Iterator[Path]:
-    """A tmpfs of `TMPFS_MIB`, as root."""
-    folder = Path(tempfile.mkdtemp(prefix="sightline-disk-"))
+def small_disk(folder: Path) -> Iterator[None]:
+    """A tmpfs of `TMPFS_MIB` on `folder`; only root may."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MIB}m", "tmpfs", str(folder)]
     subprocess.run(mount, check=True, capture_output=True)
     try:
-        yield folder
+        yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
-        folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -130,17 +128,16 @@ def run_named(name: str, *, seconds: float, studies: int) -> tuple[Figures, int]
     """Run the campaign ``"pacs"``, ``"database"`` or ``"disk"`` in a folder of its own."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "node"
+        folder.mkdir()
         if name == "pacs":
-            folder.mkdir()
             return run(folder, no_pacs, seconds=seconds, studies=studies)
         if name == "disk":
-            folder = stack.enter_context(small_disk())
+            stack.enter_context(small_disk(folder))
             return run(folder, no_space, seconds=seconds, studies=studies)
         binaries = programs()
         if binaries is None:
             raise FileNotFoundError("PostgreSQL is not installed")
         server = stack.enter_context(postgres(binaries))
-        folder.mkdir()
         database = server.new_database()
         return run(folder, no_database(server), seconds=seconds, studies=studies, database=database)
 
