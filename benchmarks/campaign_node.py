@@ -21,7 +21,7 @@ from pathlib import Path
 from dicom_node.config import Config
 from dicom_node.processes import READY, child_main
 
-PRELOADED = ["core_model.reader", "dicom_node.reading_process", "dicom_node.receiver"]
+PRELOADED = ["core_model.reader", "dicom_node.reading_process", "dicom_node.receiver", "tests.tiny"]
 START_SECONDS = 120.0
 
 
@@ -59,7 +59,9 @@ class Member:
         """Start the process; it is ready some time later."""
         self._report, sender = self._source.Pipe(duplex=False)
         self._process = self._source.Process(
-            target=child_main, args=(self.role.name, self._config, self._log, sender, self.role.slot)
+            target=child_main,
+            args=(self.role.name, self._config, self._log, sender),
+            kwargs={"slot": self.role.slot},
         )
         self._ready_at = None
         self._started_at = time.monotonic()
@@ -102,6 +104,19 @@ class Member:
         self._process = None
         self._ready_at = None
         self.kills += 1
+
+
+def make_checkpoint(folder: Path) -> None:
+    """The small untrained checkpoint of the tests, made where torch is imported already."""
+    process = context().Process(target=_write_checkpoint, args=(folder,))
+    process.start()
+    process.join()
+
+
+def _write_checkpoint(folder: Path) -> None:
+    from tests.tiny import tiny_checkpoint  # noqa: PLC0415  the campaign itself does without torch
+
+    tiny_checkpoint(folder)
 
 
 def descendants(pid: int) -> list[int]:

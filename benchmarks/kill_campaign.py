@@ -19,13 +19,12 @@ import time
 from pathlib import Path
 
 from benchmarks.campaign_audit import Figures, audit, settle, try_again
-from benchmarks.campaign_node import Member, Role, node
+from benchmarks.campaign_node import Member, Role, make_checkpoint, node
 from benchmarks.campaign_peers import Journal, Pacs, Sender
 from dicom_node.archive import Archive
 from dicom_node.config import Config, DeliverySettings, Destination
 from tests.dicom_node.network import free_port
 from tests.dicom_node.postgres import fresh_database
-from tests.tiny import tiny_checkpoint
 
 ROLES = [Role("receiver"), Role("reader", 0), Role("reader", 1)]
 # How long a process lives at most before it is killed: so many times what it needed to start, because a
@@ -39,7 +38,7 @@ def campaign_config(folder: Path, database: str | None = None) -> Config:
     """A node of its own in `folder`, with the small checkpoint, that is quick about everything."""
     checkpoint = folder / "checkpoint"
     if not checkpoint.exists():
-        tiny_checkpoint(checkpoint)
+        make_checkpoint(checkpoint)
     return Config(
         port=free_port(),
         archive=folder / "archive",

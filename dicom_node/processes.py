@@ -127,7 +127,7 @@ def run_role(role: str, config: Config, say_ready: SayReady, slot: int = 0) -> N
         threading.Thread(target=_stop_with, args=(parent.sentinel, stop), daemon=True).start()
     try:
         if role == "reader":
-            run_reader(config, stop, say_ready, slot)
+            run_reader(config, stop, say_ready, slot=slot)
         else:
             ROLES[role](config, stop, say_ready)
     except SightlineError as error:
@@ -150,7 +150,7 @@ def child_main(role: str, config: Config, log: Path | None, report: Connection, 
     configure_logging(config.log_level, log)
     status = 0
     try:
-        run_role(role, config, lambda: report.send(READY), slot)
+        run_role(role, config, lambda: report.send(READY), slot=slot)
     except SightlineError as error:
         report.send(str(error))
         status = 2
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(given.config)
         configure_logging(config.log_level)
-        run_role(given.role, config, lambda: None, given.slot)
+        run_role(given.role, config, lambda: None, slot=given.slot)
     except SightlineError as error:
         print(error, file=sys.stderr)
         return 2

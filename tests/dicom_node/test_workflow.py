@@ -275,11 +275,11 @@ def read_poisoned(config: Config) -> None:
 
 @pytest.mark.slow
 def test_a_study_that_ends_its_reader_is_set_aside_after_three_tries_and_the_others_are_read(
-    tmp_path: Path, database: str | None
+    tmp_path: Path,
 ) -> None:
     checkpoint = tmp_path / "checkpoint"
     tiny_checkpoint(checkpoint)
-    config = Config(archive=tmp_path / "archive", database=database, checkpoint=checkpoint, quiet_seconds=0.2)
+    config = Config(archive=tmp_path / "archive", checkpoint=checkpoint, quiet_seconds=0.2)
     archive = Archive.open(config)
     poison, healthy = put(archive, ct_series(uid_root=POISON)), put(archive, ct_series())
     source = context()
