@@ -54,6 +54,7 @@ class Member:
         self._report: Connection | None = None
         self._started_at = 0.0
         self._ready_at: float | None = None
+        self.start_seconds = 0.0  # how long it last took to get ready: how busy the machine is
 
     def start(self) -> None:
         """Start the process; it is ready some time later."""
@@ -78,18 +79,15 @@ class Member:
                 message = self._report.recv()
             except EOFError:
                 return False
-            self._ready_at = time.monotonic() if message == READY else None
+            if message == READY:
+                self._ready_at = time.monotonic()
+                self.start_seconds = self._ready_at - self._started_at
         return self._ready_at is not None
 
     @property
-    def ready_seconds(self) -> float:
-        """For how long it has been ready."""
-        return 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
-
-    @property
-    def start_seconds(self) -> float:
-        """How long it took to get ready: a measure of how busy the machine is."""
-        return 0.0 if self._ready_at is None else self._ready_at - self._started_at
+    def age_seconds(self) -> float:
+        """How long ago it was started."""
+        return time.monotonic() - self._started_at
 
     def kill(self) -> None:
         """SIGKILL to it and to every process that it has started; it does not come back by itself."""

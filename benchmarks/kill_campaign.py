@@ -27,10 +27,10 @@ from tests.dicom_node.network import free_port
 from tests.dicom_node.postgres import fresh_database
 
 ROLES = [Role("receiver"), Role("reader", 0), Role("reader", 1)]
-# How long a process lives at most before it is killed: so many times what it needed to start, because a
+# How long a process works at most before it is killed: so many times what it needed to start, because a
 # busy machine both starts and works slowly, and no longer than so many seconds.
-LIFE_STARTS = 6.0
-LIFE_SECONDS = {"receiver": 8.0, "reader": 20.0}
+WORK_STARTS = 6.0
+WORK_SECONDS = {"receiver": 8.0, "reader": 20.0}
 SETTLE_SECONDS = 240.0
 
 
@@ -55,7 +55,7 @@ def campaign_config(folder: Path, database: str | None = None) -> Config:
 
 
 class Reaper:
-    """Kills processes of a node that are ready, at random moments, and starts each again at once."""
+    """Kills processes of a node at random moments, also while they start, and starts each again at once."""
 
     def __init__(self, members: list[Member], archive: Archive, journal: Journal, seed: int) -> None:
         self.tried_again = 0  # studies that were set aside meanwhile
@@ -75,12 +75,11 @@ class Reaper:
 
     def _look(self, member: Member) -> None:
         """Kill a process whose time has come."""
-        if not member.is_ready():
-            return
-        life = min(LIFE_STARTS * member.start_seconds, LIFE_SECONDS[member.role.name])
-        if member.ready_seconds > self._share[member.role] * life:
+        ready = member.is_ready()
+        work = min(WORK_STARTS * member.start_seconds, WORK_SECONDS[member.role.name])
+        if member.age_seconds > self._share[member.role] * (member.start_seconds + work):
             member.kill()
-            self._journal.note("killed", member.role.name)
+            self._journal.note("killed", member.role.name if ready else f"{member.role.name}, starting")
             member.start()
             self._share[member.role] = self._chance.random()
 
@@ -105,7 +104,7 @@ def run(
     journal = Journal(folder / "journal.jsonl")
     stop = threading.Event()
     with Pacs(config.destinations[0].port, journal), node(config, ROLES, folder / "node.log") as members:
-        sender = threading.Thread(target=Sender(config, journal, backlog=6).run, args=(stop,))
+        sender = threading.Thread(target=Sender(config, journal, backlog=20).run, args=(stop,))
         sender.start()
         reaper = Reaper(members, archive, journal, seed + len(journal.acknowledged))
         reaper.run(kills, time.monotonic() + seconds)
