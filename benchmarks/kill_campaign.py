@@ -85,7 +85,13 @@ class Reaper:
 
 
 def run(
-    folder: Path, *, kills: int, seconds: float, database: str | None = None, seed: int = 0
+    folder: Path,
+    *,
+    kills: int,
+    seconds: float,
+    backlog: int = 20,
+    database: str | None = None,
+    seed: int = 0,
 ) -> tuple[Figures, dict[str, int]]:
     """Run a campaign in `folder`.
 
@@ -93,6 +99,7 @@ def run(
     ----------
     kills: in all, with those of an earlier run in the same folder.
     seconds: after so long no more is killed, whatever `kills`.
+    backlog: how many studies may be sent ahead of their results.
     database: as `Config.database`.
 
     Returns
@@ -104,7 +111,7 @@ def run(
     journal = Journal(folder / "journal.jsonl")
     stop = threading.Event()
     with Pacs(config.destinations[0].port, journal), node(config, ROLES, folder / "node.log") as members:
-        sender = threading.Thread(target=Sender(config, journal, backlog=20).run, args=(stop,))
+        sender = threading.Thread(target=Sender(config, journal, backlog=backlog).run, args=(stop,))
         sender.start()
         reaper = Reaper(members, archive, journal, seed + len(journal.acknowledged))
         reaper.run(kills, time.monotonic() + seconds)

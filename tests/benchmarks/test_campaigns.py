@@ -19,11 +19,11 @@ def needs_postgresql() -> None:
 
 @pytest.mark.slow
 def test_nothing_is_lost_when_processes_are_killed(tmp_path: Path) -> None:
-    figures, kills = kill_campaign.run(tmp_path, kills=6, seconds=60)
+    figures, kills = kill_campaign.run(tmp_path, kills=8, seconds=120, backlog=3)
     assert figures.problems == ()
     assert figures.studies > 0
     assert figures.acknowledged >= 12 * figures.studies
-    assert {kind.split(",")[0] for kind in kills} == {"receiver", "reader"}
+    assert sum(kills.values()) == 8
 
 
 @pytest.mark.slow
