@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dicom_node.completeness_settings import CompletenessSettings
 from dicom_node.errors import SightlineError
 from dicom_node.series_settings import SeriesSettings
 
@@ -176,14 +177,18 @@ class Config:
     calling_ae_titles: AE titles that may associate; empty means any, on loopback only.
     maximum_associations: how many associations may be open at once.
     archive: folder for received objects, results and the index.
-    database: SQLAlchemy URL of the index; None means ``index.sqlite`` in the archive.
+    database: SQLAlchemy URL of the index and of the queue of readings, for several hosts
+        ``postgresql+psycopg://USER@HOST/NAME``; None means SQLite files in the archive.
     quiet_seconds: a study is complete when no new CT instance came for so long.
     association_idle_seconds: an association without traffic for so long is closed.
+    heartbeat_seconds: how often a reader says that it lives; when six beats of one are missing,
+        another reader takes over its work.
     reserve_gib: below this much free disk space nothing more is accepted (0xA700).
     checkpoint: folder of the model's checkpoint; None means the shipped one.
     device: e.g. ``"cuda:0"`` or ``"cpu"``; None means CUDA where there is any.
     log_level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"`` or ``"ERROR"``.
-    results, delivery, service: see `ResultSettings`, `DeliverySettings` and `ServiceSettings`.
+    completeness, results, delivery, service: see `CompletenessSettings`, `ResultSettings`,
+        `DeliverySettings` and `ServiceSettings`.
     series: which series of a study is read, see `dicom_node.series_settings.SeriesSettings`.
     destinations: the ``[[destination]]`` tables; none means results stay in the archive.
     """
@@ -197,10 +202,12 @@ class Config:
     database: str | None = None
     quiet_seconds: float = 30.0
     association_idle_seconds: float = 60.0
+    heartbeat_seconds: float = 5.0
     reserve_gib: float = 1.0
     checkpoint: Path | None = None
     device: str | None = None
     log_level: str = "INFO"
+    completeness: CompletenessSettings = field(default_factory=CompletenessSettings)
     results: ResultSettings = field(default_factory=ResultSettings)
     series: SeriesSettings = field(default_factory=SeriesSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
@@ -213,7 +220,12 @@ class Config:
             _check_ae_title("calling_ae_titles", title)
         _check_port("port", self.port)
         _check_listening(self.address, self.calling_ae_titles)
-        for key in ("quiet_seconds", "association_idle_seconds", "maximum_associations"):
+        for key in (
+            "quiet_seconds",
+            "association_idle_seconds",
+            "heartbeat_seconds",
+            "maximum_associations",
+        ):
             _check_positive(key, getattr(self, key))
         if not (math.isfinite(self.reserve_gib) and self.reserve_gib >= 0):
             raise SightlineError(f"reserve_gib = {self.reserve_gib}: must be 0 or more")
@@ -224,6 +236,10 @@ class Config:
         for name in names:
             if names.count(name) > 1:
                 raise SightlineError(f"destination.name = {name!r} occurs twice; names must differ")
+        if self.completeness.ask is not None and self.completeness.ask not in names:
+            raise SightlineError(
+                f"completeness.ask = {self.completeness.ask!r}: must be the name of a [[destination]]"
+            )
 
     @property
     def settings_digest(self) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from dicom_node.completeness import UNREAD
 from dicom_node.config import load_config
 from dicom_node.demo_node import NodeProcess, write_config
 from dicom_node.demo_pacs import DemoError, Pacs
@@ -218,7 +219,7 @@ def _wait(pacs: Pacs, node: NodeProcess, index: Index, progress: Progress) -> Ge
             generation = session.scalars(sa.select(Generation).order_by(Generation.id.desc())).first()
             deliveries = session.scalars(sa.select(Delivery.state)).all()
         waited = time.monotonic() - started
-        if generation is not None and generation.state in ("refused", "failed"):
+        if generation is not None and generation.state in UNREAD:
             raise DemoError(f"the node did not read the study: {generation.reason}{node.log_tail()}")
         if "dead" in deliveries:
             raise DemoError(f"the node gave up sending a result{node.log_tail()}")

@@ -1,23 +1,28 @@
 """The index: the tables that say what was received, read and delivered (SQLAlchemy 2.0).
 
 Not the files (`dicom_node.archive`) and no decisions: the modules that own an idea query
-these tables through `Index`. SQLite in WAL mode by default; nothing here is SQLite's own
-except the pragmas. Times are seconds since the epoch (UTC).
+these tables through `Index`. SQLite by default, PostgreSQL by one setting; what differs between
+them is in `dicom_node.database`. Times are seconds since the epoch (UTC).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from dicom_node.database import bring_up_to_date, first_line, open_engine, without_password
 from dicom_node.errors import SightlineError
 
-SCHEMA_VERSION = 1
+# Raise it when a table, an index or a column that may be null is added; nothing else may change.
+# 2: `Worker`.
+SCHEMA_VERSION = 2
 UID = sa.String(64)  # PS3.5 table 6.2-1, VR UI
+# Bytes and row numbers outgrow 32 bits; SQLite numbers rows only in a column declared INTEGER.
+Large = Annotated[int, mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"))]
 
 
 class Base(DeclarativeBase):
@@ -39,7 +44,7 @@ class Instance(Base):
     """
 
     __tablename__ = "instance"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[Large] = mapped_column(primary_key=True, autoincrement=True)
     sop_instance_uid: Mapped[str] = mapped_column(UID, unique=True)
     sop_class_uid: Mapped[str] = mapped_column(UID)
     study_instance_uid: Mapped[str] = mapped_column(UID, index=True)
@@ -47,7 +52,7 @@ class Instance(Base):
     transfer_syntax_uid: Mapped[str] = mapped_column(UID)
     is_ct: Mapped[bool]
     sha256: Mapped[str] = mapped_column(sa.String(64))
-    size: Mapped[int]
+    size: Mapped[Large]
     received_at: Mapped[float]
     __table_args__ = ({"sqlite_autoincrement": True},)
 
@@ -59,7 +64,7 @@ class Study(Base):
     study_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
     first_ct_at: Mapped[float]
     last_ct_at: Mapped[float]
-    last_ct_id: Mapped[int]
+    last_ct_id: Mapped[Large]
     waiting: Mapped[bool] = mapped_column(index=True)
 
 
@@ -67,7 +72,7 @@ class Association(Base):
     """One association with a peer, open as long as `closed_at` is null."""
 
     __tablename__ = "association"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[Large] = mapped_column(primary_key=True, autoincrement=True)
     receiver: Mapped[str] = mapped_column(sa.String(64))
     opened_at: Mapped[float]
     closed_at: Mapped[float | None]
@@ -77,7 +82,7 @@ class Touch(Base):
     """An association brought new CT images of a study."""
 
     __tablename__ = "touch"
-    association_id: Mapped[int] = mapped_column(sa.ForeignKey("association.id"), primary_key=True)
+    association_id: Mapped[Large] = mapped_column(sa.ForeignKey("association.id"), primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True, index=True)
 
 
@@ -85,15 +90,17 @@ class Generation(Base):
     """A study's n-th complete state: all its CT instances with id <= `watermark`.
 
     `state` goes ``complete`` -> ``queued`` -> ``read``, or ends in ``refused`` (no series can be
-    read), ``unchanged`` (this very input was read before) or ``failed``; `reason` says why.
+    read), ``unchanged`` (this very input was read before), ``failed``, or ``set aside`` until a
+    person wants it tried (it never became complete, or ended its reader again and again);
+    `reason` says why.
     `sop_instance_uids` are the slices of the chosen series in slice order.
     """
 
     __tablename__ = "generation"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[Large] = mapped_column(primary_key=True, autoincrement=True)
     study_instance_uid: Mapped[str] = mapped_column(UID)
     number: Mapped[int]
-    watermark: Mapped[int]
+    watermark: Mapped[Large]
     last_ct_at: Mapped[float]
     complete_at: Mapped[float]
     state: Mapped[str] = mapped_column(sa.String(16), index=True)
@@ -114,7 +121,7 @@ class ReadingRow(Base):
     started_at: Mapped[float]
     finished_at: Mapped[float]
     seconds: Mapped[dict[str, float]] = mapped_column(sa.JSON)
-    peak_rss_bytes: Mapped[int]
+    peak_rss_bytes: Mapped[Large]
     device: Mapped[str] = mapped_column(sa.String(128))
 
 
@@ -176,48 +183,60 @@ class CorrectionRow(Base):
     report_sop_instance_uid: Mapped[str] = mapped_column(UID)
 
 
+class Worker(Base):
+    """A process that reads, under a name that it keeps over restarts (``host:role:slot``).
+
+    `beats` grows as long as it lives; `launch` is drawn anew at each start, so that a process
+    whose name another one took can tell. `alive` is false once it has ended in good order.
+    """
+
+    __tablename__ = "worker"
+    name: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    launch: Mapped[str] = mapped_column(sa.String(32))
+    started_at: Mapped[float]
+    beats: Mapped[Large]
+    alive: Mapped[bool]
+
+
 class Index:
     """The database behind the tables. Safe to share between threads; one per process.
 
     Raises
     ------
-    SightlineError: the URL cannot be opened, or another version of Sightline made the database.
+    SightlineError: the URL cannot be opened, or a newer version of Sightline made the database.
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            self._engine = sa.create_engine(url)
-        except (sa.exc.ArgumentError, ImportError) as error:
-            raise SightlineError(f"database = {url!r}: {_first_line(error)}") from None
-        if self._engine.dialect.name == "sqlite":
-            _use_sqlite_safely(self._engine)
+        self._engine = open_engine(url)
         self._writer = self._engine.execution_options(writes=True)
         try:
             with self._writer.begin() as connection:
-                Base.metadata.create_all(connection)
-                for table in Base.metadata.sorted_tables:
-                    for index in table.indexes:  # create_all adds none to tables that were there before
-                        index.create(connection, checkfirst=True)
-                versions = connection.scalars(sa.select(Schema.version)).all()
-                if not versions:
+                found = _version(connection)
+                if found <= SCHEMA_VERSION:
+                    # Always: which tables there are depends on the modules that a process imports.
+                    bring_up_to_date(connection, Base.metadata)
+                if found < SCHEMA_VERSION:
+                    connection.execute(sa.delete(Schema))
                     connection.execute(sa.insert(Schema).values(version=SCHEMA_VERSION))
         except sa.exc.DBAPIError as error:
-            raise SightlineError(f"database = {url!r}: cannot be opened: {_first_line(error)}") from None
-        if versions and versions[0] != SCHEMA_VERSION:
             raise SightlineError(
-                f"database = {url!r}: has tables of version {versions[0]}, this program needs "
-                f"{SCHEMA_VERSION}; use an empty archive or the matching version of Sightline"
+                f"database = {without_password(url)!r}: cannot be opened: {first_line(error)}"
+            ) from None
+        if found > SCHEMA_VERSION:
+            raise SightlineError(
+                f"database = {without_password(url)!r}: has tables of version {found}, this program knows "
+                f"them up to {SCHEMA_VERSION}; use an empty archive or a newer version of Sightline"
             )
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that only reads; its objects stay usable afterwards."""
+        """A session that only reads, one state of everything; its objects stay usable afterwards."""
         with Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session in one write transaction: committed (and on disk) at the end, or rolled back."""
+        """A session in the one write transaction: on disk at the end, or rolled back."""
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -226,25 +245,8 @@ class Index:
         self._engine.dispose()
 
 
-def _first_line(error: Exception) -> str:
-    """The first line of an error's own text, without SQLAlchemy's background links."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
-
-
-def _use_sqlite_safely(engine: sa.Engine) -> None:
-    """WAL so that readers never block the receiver; FULL so that a commit survives a power cut.
-
-    A transaction that will write takes the lock at its start: a read that turns into a write
-    would otherwise fail at once when another process wrote in between, whatever the timeout.
-    """
-
-    @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
-        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _version(connection: sa.Connection) -> int:
+    """The version of the tables that are there; 0 if there are none."""
+    if not sa.inspect(connection).has_table(Schema.__tablename__):
+        return 0
+    return connection.scalar(sa.select(sa.func.max(Schema.version))) or 0

@@ -74,8 +74,12 @@ def run_receiver(config: Config, stop: threading.Event, say_ready: SayReady) -> 
     logger.info("receiver stopped")
 
 
-def run_reader(config: Config, stop: threading.Event, say_ready: SayReady) -> None:
+def run_reader(config: Config, stop: threading.Event, say_ready: SayReady, slot: int = 0) -> None:
     """Read complete studies and deliver results until `stop` is set.
+
+    Parameters
+    ----------
+    slot: tells readers on one host apart.
 
     Raises
     ------
@@ -83,26 +87,14 @@ def run_reader(config: Config, stop: threading.Event, say_ready: SayReady) -> No
     """
     # The receiver process must not pay for torch: half a gigabyte and some seconds.
     from core_model.reader import Reader  # noqa: PLC0415
-    from dicom_node.delivery import Courier  # noqa: PLC0415
-    from dicom_node.workflow import Workflow  # noqa: PLC0415
+    from dicom_node.reading_process import read_and_deliver  # noqa: PLC0415
 
     archive = Archive.open(config)
     try:
         reader = Reader.load(config.checkpoint, config.device)
     except (OSError, ValueError, RuntimeError) as error:
         raise SightlineError(f"checkpoint or device: {error}") from error
-    workflow = Workflow(config, archive, reader)
-    workflow.start()
-    courier = threading.Thread(target=Courier(config, archive).run, args=(stop,), name="courier")
-    courier.start()
-    logger.info("reader ready model=%s version=%s", reader.identity.name, reader.identity.version)
-    if not config.destinations:
-        logger.warning("no destination is configured: results stay in the archive")
-    say_ready()
-    workflow.watch(stop)
-    courier.join(timeout=10.0)
-    workflow.stop()
-    logger.info("reader stopped")
+    read_and_deliver(config, archive, reader, stop, say_ready=say_ready, slot=slot)
 
 
 def run_query_service(config: Config, stop: threading.Event, say_ready: SayReady) -> None:
@@ -115,10 +107,14 @@ def run_query_service(config: Config, stop: threading.Event, say_ready: SayReady
 ROLES = {"receiver": run_receiver, "reader": run_reader, "service": run_query_service}
 
 
-def run_role(role: str, config: Config, say_ready: SayReady) -> None:
+def run_role(role: str, config: Config, say_ready: SayReady, slot: int = 0) -> None:
     """Run one role as this process's whole work; returns when a signal asked it to end.
 
     As a child it also ends when its parent dies, so that no half of a node is left behind.
+
+    Parameters
+    ----------
+    slot: of a reader, see `run_reader`.
 
     Raises
     ------
@@ -130,7 +126,10 @@ def run_role(role: str, config: Config, say_ready: SayReady) -> None:
     if parent is not None:
         threading.Thread(target=_stop_with, args=(parent.sentinel, stop), daemon=True).start()
     try:
-        ROLES[role](config, stop, say_ready)
+        if role == "reader":
+            run_reader(config, stop, say_ready, slot=slot)
+        else:
+            ROLES[role](config, stop, say_ready)
     except SightlineError as error:
         logger.error("%s cannot run: %s", role, error)
         raise
@@ -142,7 +141,7 @@ def _stop_with(sentinel: int, stop: threading.Event) -> None:
     stop.set()
 
 
-def child_main(role: str, config: Config, log: Path | None, report: Connection) -> None:
+def child_main(role: str, config: Config, log: Path | None, report: Connection, slot: int = 0) -> None:
     """Target of a spawned process; sends `READY`, or why it cannot run, through `report`.
 
     Leaves without joining threads: a reading under way may take a minute, is in no state
@@ -151,7 +150,7 @@ def child_main(role: str, config: Config, log: Path | None, report: Connection) 
     configure_logging(config.log_level, log)
     status = 0
     try:
-        run_role(role, config, lambda: report.send(READY))
+        run_role(role, config, lambda: report.send(READY), slot=slot)
     except SightlineError as error:
         report.send(str(error))
         status = 2
@@ -164,11 +163,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dicom_node.processes", description=__doc__)
     parser.add_argument("role", choices=sorted(ROLES))
     parser.add_argument("--config", type=Path)
+    parser.add_argument("--slot", type=int, default=0, help="number of this reader on this host (default: 0)")
     given = parser.parse_args(arguments)
     try:
         config = load_config(given.config)
         configure_logging(config.log_level)
-        run_role(given.role, config, lambda: None)
+        run_role(given.role, config, lambda: None, slot=given.slot)
     except SightlineError as error:
         print(error, file=sys.stderr)
         return 2

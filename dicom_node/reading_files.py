@@ -132,6 +132,7 @@ def write_objects(
     *,
     organs: bool = True,
     notes: Sequence[str] = (),
+    earlier_key: str | None = None,
 ) -> list[Path]:
     """The DICOM objects of a reading as files: lesion SEG if there is a lesion, organ SEG, SR.
 
@@ -141,10 +142,19 @@ def write_objects(
     key: `identifiers.result_key` of the reading.
     organs: whether the organ SEG is made.
     notes: for the report, as `findings_report`.
+    earlier_key: of the reading of the same study that this one replaces, if there is one.
     """
     lesion_seg = lesion_segmentation(reading, sources, key)
     organ_seg = organ_segmentation(reading, sources, key) if organs else None
-    report = findings_report(reading, sources, key, lesion_seg=lesion_seg, organ_seg=organ_seg, notes=notes)
+    report = findings_report(
+        reading,
+        sources,
+        key,
+        lesion_seg=lesion_seg,
+        organ_seg=organ_seg,
+        notes=notes,
+        earlier_key=earlier_key,
+    )
     objects: list[tuple[str, Dataset | None]] = [
         (LESIONS, lesion_seg),
         (ORGANS, organ_seg),

@@ -12,12 +12,14 @@ import resource
 import shutil
 import sys
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import highdicom as hd
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from core_model.reading import ModelIdentity, Reading, SliceReference
 from dicom_node.archive import Archive, sync_folder, tag
@@ -87,9 +89,11 @@ def select(archive: Archive, config: Config, model: ModelIdentity, generation: G
     survey = survey_files(paths, settings=config.series)
     with archive.index.writing() as session:
         row = session.get_one(Generation, generation.id)
+        if row.state != "complete":  # another worker was faster; it chose the same
+            return row
         if not survey.candidates:
             reasons = [f"{refusal}" for refusal in survey.refusals] + list(survey.unreadable)
-            row.state, row.reason = "refused", "; ".join(reasons) or "no readable CT image"
+            row.state, row.reason = "refused", storable("; ".join(reasons) or "no readable CT image")
             return row
         chosen = choose_series(survey.candidates, config.series)
         row.series_instance_uid, row.sop_instance_uids = chosen.series_instance_uid, list(chosen.references)
@@ -114,6 +118,8 @@ def results_folder(archive: Archive, key: str) -> Path:
 def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) -> Finished:
     """Read the chosen series of a generation and put all results in its folder at once.
 
+    Where another worker has published this very reading meanwhile, nothing is read again.
+
     Raises
     ------
     SightlineError: the pixels cannot be decoded; the message says why.
@@ -121,9 +127,13 @@ def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) 
     started = time.time()
     with archive.index.reading() as session:
         generation = session.get_one(Generation, generation_id)
-    key = generation.reading_key
-    if key is None or generation.sop_instance_uids is None:
-        raise ValueError(f"generation {generation_id} has no chosen series; call select first")
+        key = generation.reading_key
+        if key is None or generation.sop_instance_uids is None:
+            raise ValueError(f"generation {generation_id} has no chosen series; call select first")
+        done = session.get(ReadingRow, key)
+        earlier = _earlier_reading(session, generation)
+    if done is not None:
+        return Finished(done.started_at, done.seconds, done.peak_rss_bytes, done.device)
     clock = time.perf_counter()
     series = classify_series(read_references(generation.sop_instance_uids, archive.path), WAS_READ)
     if not isinstance(series, CandidateSeries):
@@ -132,25 +142,63 @@ def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) 
     load_seconds = time.perf_counter() - clock
     reading = reader.read(loaded.volume, slices=loaded.slices, series_instance_uid=loaded.series_instance_uid)
     clock = time.perf_counter()
-    _write_results(results_folder(archive, key), config, reading, loaded, key)
+    _write_results(results_folder(archive, key), config, reading, loaded, earlier=earlier)
     seconds = {"load": load_seconds, **reading.seconds, "write": time.perf_counter() - clock}
     return Finished(
         started_at=started, seconds=seconds, peak_rss_bytes=peak_rss_bytes(), device=reading.device
     )
 
 
-def _write_results(folder: Path, config: Config, reading: Reading, loaded: LoadedSeries, key: str) -> None:
-    """All files of a reading in `folder`, which appears whole or not at all."""
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write_objects(part, reading, loaded.sources, key, organs=config.results.organs, notes=loaded.notes)
-    write_numbers(part, reading)
-    for path in [*part.iterdir(), part]:
-        sync_folder(path)
-    shutil.rmtree(folder, ignore_errors=True)  # left by a run that died before it was recorded
-    part.rename(folder)
+def _earlier_reading(session: Session, generation: Generation) -> str | None:
+    """The key of the reading that this one replaces: of the newest earlier generation that was read."""
+    return session.scalar(
+        sa.select(Generation.reading_key)
+        .where(
+            Generation.study_instance_uid == generation.study_instance_uid,
+            Generation.number < generation.number,
+            Generation.state == "read",
+            Generation.reading_key != generation.reading_key,
+        )
+        .order_by(Generation.number.desc())
+        .limit(1)
+    )
+
+
+def _write_results(
+    folder: Path, config: Config, reading: Reading, loaded: LoadedSeries, *, earlier: str | None
+) -> None:
+    """All files of a reading in `folder`, named by its key, which appears whole or not at all."""
+    # A name of its own: a worker that was taken for dead may be writing the same results.
+    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.mkdir(parents=True)
+        write_objects(
+            part,
+            reading,
+            loaded.sources,
+            folder.name,
+            organs=config.results.organs,
+            notes=loaded.notes,
+            earlier_key=earlier,
+        )
+        write_numbers(part, reading)
+        for path in [*part.iterdir(), part]:
+            sync_folder(path)
+        shutil.rmtree(folder, ignore_errors=True)  # left by a run that died before it was recorded
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     sync_folder(folder.parent)
+
+
+def remove_unfinished(archive: Archive) -> int:
+    """Delete folders that died readers left half written; returns how many."""
+    # No reading takes a day: what is younger may be another worker's at this moment.
+    old = time.time() - 86400
+    parts = [p for p in (archive.root / "results").glob("*.part") if p.stat().st_mtime < old]
+    for part in parts:
+        shutil.rmtree(part, ignore_errors=True)
+    return len(parts)
 
 
 def publish(archive: Archive, config: Config, generation_id: int, finished: Finished) -> None:
@@ -221,19 +269,31 @@ def _results(folder: Path, key: str) -> list[Result]:
     return rows
 
 
-def fail(archive: Archive, generation_id: int, reason: str) -> None:
-    """Record that a generation could not be read, and why.
+def give_up(archive: Archive, generation_id: int, state: str, reason: str) -> None:
+    """Record that a generation could not be read (`state` ``failed`` or ``set aside``), and why.
 
     The reason goes into the index only: an error's text may quote values of the data set.
     """
     with archive.index.writing() as session:
         generation = session.get_one(Generation, generation_id)
-        generation.state, generation.reason = "failed", reason
+        if generation.state == "read":  # by another worker, which had been taken for dead
+            return
+        generation.state, generation.reason = state, storable(reason)
     logger.error(
-        "study not read study=%s generation=%d state=failed",
+        "study not read study=%s generation=%d state=%s",
         tag(generation.study_instance_uid),
         generation.number,
+        state,
     )
+
+
+def storable(text: str) -> str:
+    """`text` as both databases take it: PostgreSQL refuses NUL, and no half of a surrogate pair is UTF-8.
+
+    >>> storable("a\\x00b\\udc80")
+    'ab?'
+    """
+    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def peak_rss_bytes() -> int:

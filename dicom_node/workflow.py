@@ -3,7 +3,8 @@
 The only module that knows DBOS, which keeps each step's outcome in its own database: a step
 that ended is never repeated, one that was cut off is. What the steps do is in
 `dicom_node.readings`; step inputs and outputs are ids and numbers, kept as JSON (DBOS would
-pickle by default). One reading at a time per process: a model fills its device.
+pickle by default). One reading at a time per process: a model fills its device. Several
+processes, on one host or many, share the queue; what a dead one had begun goes to the others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,11 +21,14 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowSerializationFormat
 
 from dicom_node import readings
 from dicom_node.archive import Archive, tag
-from dicom_node.completeness import complete_studies
+from dicom_node.completeness import Expected, complete_studies, open_again
+from dicom_node.completeness_settings import SET_ASIDE
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.index import Generation
+from dicom_node.outages import is_outage, outlast
 from dicom_node.words import in_words
+from dicom_node.workers import Heartbeat, worker_name
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +36,13 @@ QUEUE = "reading"
 # Explicit, because DBOS derives it from the source code and would then strand queued work at
 # every upgrade. Raise it only when the steps below change in number or order.
 WORKFLOW_VERSION = "1"
-# A study that kills its process this often is given up, so that it cannot block the queue.
-MAXIMUM_RECOVERIES = 2
+# A study that ends its process so often is set aside, so that it cannot block the queue.
+TRIES = 3
 POLL_SECONDS = 0.25
 RECONCILE_SECONDS = 10.0
-_GIVEN_UP = ("ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+OUTAGE_SECONDS = 1.0  # pause between two looks while the database is away
+_TOO_MANY_TRIES = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+_BROKEN_OFF = ("ERROR", "CANCELLED")
 
 
 class Workflow:
@@ -47,21 +53,22 @@ class Workflow:
     config: of the node.
     archive: what was received.
     reader: `core_model.reader.Reader`, loaded.
-    executor_id: names this worker among those that share the database; stable across restarts,
-        because only its namesake resumes what it leaves behind.
+    slot: tells readers on one host apart; together with the host it names this worker.
     """
 
-    def __init__(
-        self, config: Config, archive: Archive, reader: readings.CanRead, executor_id: str = "reader-0"
-    ) -> None:
+    def __init__(self, config: Config, archive: Archive, reader: readings.CanRead, slot: int = 0) -> None:
         self._config = config
         self._archive = archive
         self._reader = reader
-        self._executor_id = executor_id
+        self._heartbeat = Heartbeat(archive.index, worker_name("reader", slot), config.heartbeat_seconds)
         self._one_at_a_time = threading.Lock()
+        self._running: set[int] = set()  # generations whose workflow runs in this process
+        self._idle_with_work = False
 
     def start(self) -> None:
         """Open DBOS's database, resume what was cut off, and queue what was chosen but not queued."""
+        self._heartbeat.start()
+        readings.remove_unfinished(self._archive)
         DBOS(config=self._dbos_config())
         dbos_logger = logging.getLogger("dbos")
         dbos_logger.handlers.clear()  # its lines go where ours go
@@ -74,43 +81,100 @@ class Workflow:
         self.reconcile()
 
     def stop(self) -> None:
-        """Close DBOS without waiting: a reading under way is repeated at the next start."""
+        """Close DBOS without waiting: a reading under way is repeated, here or by another worker."""
         DBOS.destroy(destroy_registry=True)
+        try:
+            self._heartbeat.stop()
+        except sa.exc.SQLAlchemyError as error:  # then the others find out by themselves
+            logger.warning("end not noted error=%s", in_words(error))
 
-    def watch(self, stop: threading.Event) -> None:
-        """Look for complete studies until `stop` is set."""
+    def watch(
+        self, stop: threading.Event, expected: Callable[[], Mapping[str, Expected]] | None = None
+    ) -> None:
+        """Look for complete studies until `stop` is set.
+
+        Parameters
+        ----------
+        expected: gives what the PACS said of the studies that wait, see `complete_studies`.
+        """
+        beating = threading.Thread(target=self._heartbeat.run, args=(stop,), name="heartbeat", daemon=True)
+        beating.start()
         reconciled = time.monotonic()
         while not stop.wait(POLL_SECONDS):
-            complete_studies(self._archive.index, self._config)
-            for generation in self._unfinished("complete"):  # those, and what a person had tried again
-                self._choose(generation)
-            if time.monotonic() - reconciled > RECONCILE_SECONDS:
-                self.reconcile()
-                reconciled = time.monotonic()
+            try:
+                complete_studies(
+                    self._archive.index, self._config, expected=None if expected is None else expected()
+                )
+                for generation in self._unfinished():  # those, and what a person had tried again
+                    if generation.state == "complete":
+                        self._choose(generation)
+                if time.monotonic() - reconciled > RECONCILE_SECONDS:
+                    self.reconcile()
+                    reconciled = time.monotonic()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                logger.warning("waiting for database or disk error=%s", in_words(error))
+                stop.wait(OUTAGE_SECONDS)
 
     def reconcile(self) -> None:
-        """Bring the index and the queue together again after a crash between the two.
+        """Bring index, queue and workers together again after a crash of any of them.
 
         A generation still ``complete`` is chosen again; one ``queued`` in the index but unknown
-        to DBOS is queued; one that DBOS gave up is recorded as failed.
+        to DBOS is queued; one whose workflow could not be kept up is tried anew; one that ended
+        its process too often is set aside; and what dead workers had begun is queued again.
         """
-        for generation in self._unfinished("complete", "queued"):
+        self._take_over()
+        for generation in self._unfinished():
             if generation.state == "complete":
                 self._choose(generation)
                 continue
             status = DBOS.get_workflow_status(_workflow_id(generation))
             if status is None:
                 self._enqueue(generation)
-            elif status.status in _GIVEN_UP:
-                reason = f"the reader died {MAXIMUM_RECOVERIES + 1} times on this study"
-                logger.error("reading given up generation_id=%d error=%s", generation.id, reason)
-                readings.fail(self._archive, generation.id, reason)
+            elif status.status == _TOO_MANY_TRIES:
+                reason = f"{TRIES} times a reader ended while it read this study"
+                readings.give_up(self._archive, generation.id, SET_ASIDE, reason)
+            elif status.status in _BROKEN_OFF:
+                reason = "the queue's database failed; tried anew as the next generation"
+                readings.give_up(self._archive, generation.id, "failed", reason)
+                open_again(self._archive.index, generation.study_instance_uid)
 
-    def _unfinished(self, *states: str) -> Sequence[Generation]:
+    def _take_over(self) -> None:
+        """Queue again what dead workers had begun.
+
+        Also what this worker began and runs no more: DBOS loses it where its database was away
+        just then, and would resume it only at the next start.
+        """
+        begun = {
+            str(status.executor_id)
+            for status in DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+        }
+        taken = self._heartbeat.dead(begun)
+        own = self._heartbeat.name in begun and not self._running
+        if own and self._idle_with_work:  # twice in a row: a workflow may be about to start
+            taken.append(self._heartbeat.name)
+        self._idle_with_work = own
+        if taken:
+            # Private in DBOS 3.4, which is why the version is pinned; its public way is a paid service.
+            DBOS._recover_pending_workflows(taken)
+            logger.warning("work of dead workers queued again workers=%s", ",".join(taken))
+
+    def _unfinished(self) -> list[Generation]:
+        """Generations that are not at an end, only the earliest of each study.
+
+        The next state of a study waits for the one before, so that its report can name that one's.
+        """
         with self._archive.index.reading() as session:
-            return session.scalars(
-                sa.select(Generation).where(Generation.state.in_(states)).order_by(Generation.id)
+            rows = session.scalars(
+                sa.select(Generation)
+                .where(Generation.state.in_(("complete", "queued")))
+                .order_by(Generation.id)
             ).all()
+        earliest: dict[str, Generation] = {}
+        for row in rows:
+            earliest.setdefault(row.study_instance_uid, row)
+        return list(earliest.values())
 
     def _choose(self, generation: Generation) -> None:
         """Choose the series of a generation, and queue it if there is something new to read."""
@@ -122,8 +186,10 @@ class Workflow:
         try:
             chosen = readings.select(self._archive, self._config, self._reader.identity, generation)
         except (SightlineError, ValueError, OSError) as error:
+            if is_outage(error):
+                raise
             logger.error("no series chosen generation_id=%d error=%s", generation.id, in_words(error))
-            readings.fail(self._archive, generation.id, f"no series could be chosen: {error}")
+            readings.give_up(self._archive, generation.id, "failed", f"no series could be chosen: {error}")
             return
         if chosen.state == "queued":
             self._enqueue(chosen)
@@ -147,38 +213,46 @@ class Workflow:
         @DBOS.step(name="read", retries_allowed=True, max_attempts=2, should_retry=_may_pass)
         def read(generation_id: int) -> dict[str, Any]:
             with self._one_at_a_time:
-                return asdict(readings.read(archive, config, self._reader, generation_id))
+                finished = outlast(
+                    lambda: readings.read(archive, config, self._reader, generation_id), "reading"
+                )
+            return asdict(finished)
 
         @DBOS.step(name="publish")
         def publish(generation_id: int, finished: dict[str, Any]) -> None:
-            readings.publish(archive, config, generation_id, readings.Finished(**finished))
+            done = readings.Finished(**finished)
+            outlast(lambda: readings.publish(archive, config, generation_id, done), "publishing")
 
         @DBOS.step(name="fail")
         def fail(generation_id: int, reason: str) -> None:
-            readings.fail(archive, generation_id, reason)
+            outlast(lambda: readings.give_up(archive, generation_id, "failed", reason), "giving up")
 
         @DBOS.workflow(
             name="read_study",
-            max_recovery_attempts=MAXIMUM_RECOVERIES,
+            max_recovery_attempts=TRIES - 1,
             serialization_type=WorkflowSerializationFormat.PORTABLE,
         )
         def read_study(generation_id: int) -> None:
+            self._running.add(generation_id)
             try:
-                finished = read(generation_id)
+                publish(generation_id, read(generation_id))
             except Exception as error:  # whatever one study does to the model, the next is read
+                if is_outage(error):  # DBOS could not keep a step's outcome: no fault of the study
+                    raise
                 logger.error("reading failed generation_id=%d error=%s", generation_id, in_words(error))
                 fail(generation_id, f"{type(error).__name__}: {error}")
-                return
-            publish(generation_id, finished)
+            finally:
+                self._running.discard(generation_id)
 
         return read_study
 
     def _dbos_config(self) -> DBOSConfig:
         return DBOSConfig(
             name="sightline",
-            system_database_url=f"sqlite:///{self._archive.root / 'workflow.sqlite'}",
+            system_database_url=self._config.database
+            or f"sqlite:///{self._archive.root / 'workflow.sqlite'}",
             application_version=WORKFLOW_VERSION,
-            executor_id=self._executor_id,
+            executor_id=self._heartbeat.name,
             log_level="WARNING",
         )
 

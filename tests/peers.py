@@ -28,7 +28,7 @@ def require(program: str) -> str:
     beside_python = str(Path(sys.executable).parent)
     path = shutil.which(program) or shutil.which(program, path=beside_python)
     if path is None:
-        _missing(f"{program} is not installed (see .ci/run for the packages that the tests need)")
+        missing(f"{program} is not installed (see .ci/run for the packages that the tests need)")
     return path
 
 
@@ -41,10 +41,11 @@ def require_module(name: str, *, extra: str) -> None:
     pytest.skip.Exception: if it is missing elsewhere.
     """
     if importlib.util.find_spec(name) is None:
-        _missing(f"Python package {name} is not installed; pip install -e '.[{extra}]' brings it")
+        missing(f"Python package {name} is not installed; pip install -e '.[{extra}]' brings it")
 
 
-def _missing(reason: str) -> NoReturn:
+def missing(reason: str) -> NoReturn:
+    """Fail with ``CI=true``, skip elsewhere, because a peer that a test needs is not there."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

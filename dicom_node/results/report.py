@@ -14,6 +14,7 @@ from highdicom import sr
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.uid import UID, Comprehensive3DSRStorage
 
 from core_model.abnormality import abnormality
 from core_model.anatomy import organ
@@ -46,6 +47,7 @@ def findings_report(
     organ_seg: Dataset | None,
     notes: Sequence[str] = (),
     equipment: Equipment | None = None,
+    earlier_key: str | None = None,
 ) -> sr.Comprehensive3DSR:
     """The report of a reading; made in any case, also without a lesion.
 
@@ -58,6 +60,8 @@ def findings_report(
         lesion groups refer to segments of the first.
     notes: what a reader of the report must know of how the images were read, each a comment.
     equipment: who makes the object; the default installation if None.
+    earlier_key: key of the reading of the same study whose report this one replaces; named in
+        Predecessor Documents Sequence (PS3.3 C.17.2).
 
     Raises
     ------
@@ -92,14 +96,15 @@ def findings_report(
     report = sr.Comprehensive3DSR(
         evidence=[*without_name(objects_of(headers)), *segmentations],
         content=content,
-        series_instance_uid=result_uid(key, "sr-series"),
+        series_instance_uid=_series_uid(key),
         series_number=REPORT_SERIES_NUMBER,
-        sop_instance_uid=result_uid(key, "sr"),
+        sop_instance_uid=_instance_uid(key),
         instance_number=1,
         manufacturer=maker.manufacturer,
         manufacturer_model_name=maker.model_name,
         software_versions=maker.software_version,
         device_serial_number=maker.device_serial,
+        previous_versions=None if earlier_key is None else [_reference(earlier_key, headers[0])],
         content_qualification=hd.ContentQualificationValues.RESEARCH,
         series_description="Sightline findings",
         is_complete=True,
@@ -107,6 +112,24 @@ def findings_report(
         is_verified=False,
     )
     report.PatientName = headers[0].PatientName
+    return report
+
+
+def _series_uid(key: str) -> UID:
+    return result_uid(key, "sr-series")
+
+
+def _instance_uid(key: str) -> UID:
+    return result_uid(key, "sr")
+
+
+def _reference(key: str, header: Dataset) -> Dataset:
+    """What identifies the report of the reading `key`, of the study of `header`."""
+    report = Dataset()
+    report.StudyInstanceUID = header.StudyInstanceUID
+    report.SeriesInstanceUID = _series_uid(key)
+    report.SOPClassUID = Comprehensive3DSRStorage
+    report.SOPInstanceUID = _instance_uid(key)
     return report
 
 

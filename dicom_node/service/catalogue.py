@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from dicom_node.archive import Archive
+from dicom_node.completeness import UNREAD
 from dicom_node.index import Delivery, Generation, Instance, ReadingRow, Result, Upload
 from dicom_node.index import Study as StudyRow
 from dicom_node.readings import results_folder
@@ -129,10 +130,7 @@ def held(archive: Archive, study_instance_uid: str) -> Held:
         return Held(study_instance_uid, upload.key, upload_folder(archive, upload.key), ())
     known = study(archive, study_instance_uid)
     reason = f" ({known.reason})" if known.reason else ""
-    if known.state in ("refused", "failed"):
-        cure = "send the study again, complete and readable"
-    else:
-        cure = "ask again in a while"
+    cure = "send the study again, complete and readable" if known.state in UNREAD else "ask again in a while"
     raise ApiError(409, f"the study is not read; it is {known.state}{reason}", cure)
 
 

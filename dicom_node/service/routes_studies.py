@@ -51,13 +51,14 @@ def study(parts: Shared, study_uid: Uid) -> Study:
 
 @router.post("/studies/{study_uid}/retry", status_code=202, responses=described(401, 404, 409, 422))
 def retry(parts: Shared, study_uid: Uid) -> Study:
-    """Have a study read again whose reading failed or was refused; the reader takes it up within a second."""
+    """Have a study tried again that could not be read or was set aside; the reader takes it up at once."""
     known = catalogue.study(parts.archive, study_uid)
     if open_again(parts.archive.index, study_uid) is None:
         raise ApiError(
             409,
             f"there is nothing to try again; the study is {known.state}",
-            "only a study that is failed or refused can be tried again; send new images to have it read anew",
+            "only a study that is failed, refused or set aside can be tried again; send new images to "
+            "have it read anew",
         )
     logger.info("study tried again study=%s", tag(study_uid))
     return catalogue.study(parts.archive, study_uid)

@@ -93,6 +93,7 @@ class Pacs:
         server = ae.start_server(
             ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
         )
+        assert server is not None  # it does not block
         try:
             yield self
         finally:

@@ -34,8 +34,8 @@ def received(uid: str = "1.2.3", content: bytes = b"content", is_ct: bool = True
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
-    return Archive.open(Config(archive=tmp_path / "archive"))
+def archive(tmp_path: Path, database: str | None) -> Archive:
+    return Archive.open(Config(archive=tmp_path / "archive", database=database))
 
 
 def test_a_stored_instance_is_on_disk_and_in_the_index(archive: Archive) -> None:
@@ -127,8 +127,8 @@ def test_an_index_of_another_version_or_no_database_is_refused(tmp_path: Path) -
         Index(f"sqlite:///{tmp_path / 'text.sqlite'}")
 
 
-def test_two_processes_may_make_the_index_at_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'index.sqlite'}"
+def test_two_processes_may_make_the_index_at_once(tmp_path: Path, database: str | None) -> None:
+    url = database or f"sqlite:///{tmp_path / 'index.sqlite'}"
     code = "import sys; from dicom_node.index import Index; Index(sys.argv[1])"
     both = [subprocess.Popen([sys.executable, "-c", code, url]) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]

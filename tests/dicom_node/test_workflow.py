@@ -7,9 +7,12 @@ import io
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import highdicom as hd
 import pydicom
 import pytest
 import sqlalchemy as sa
@@ -17,25 +20,34 @@ from dbos import DBOS
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, SecondaryCaptureImageStorage
 
+from benchmarks.campaign_node import context
 from core_model.reader import Reader
+from core_model.reading import Reading
 from dicom_node import readings
 from dicom_node.archive import Archive, Received
+from dicom_node.completeness import open_again
 from dicom_node.config import Config, Destination
 from dicom_node.index import Delivery, Generation, ReadingRow
+from dicom_node.reading_process import read_and_deliver
 from dicom_node.status import Progress, study_progress
 from dicom_node.workflow import Workflow
 from tests.dicom_node.ct_series import ct_series
 from tests.dicom_node.network import Pacs, free_port, role_process, wait_until
+from tests.dicom_node.validation import dciodvfy_errors
+from tests.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return Reader.load(device="cpu")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_checkpoint(folder)
+    return Reader.load(folder, device="cpu")
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return Config(port=free_port(), archive=tmp_path / "archive", quiet_seconds=0.2)
+def config(tmp_path: Path, database: str | None) -> Config:
+    archive = tmp_path / "archive"
+    return Config(port=free_port(), archive=archive, database=database, quiet_seconds=0.2)
 
 
 @pytest.fixture
@@ -130,14 +142,26 @@ def test_what_was_read_is_not_read_again_when_something_else_comes_late(
         assert session.scalar(sa.select(sa.func.count()).select_from(ReadingRow)) == 1
 
 
-def test_late_slices_of_the_series_are_read_with_the_rest(archive: Archive, workflow: Workflow) -> None:
+def test_late_slices_of_the_series_are_read_with_the_rest(
+    archive: Archive, workflow: Workflow, tmp_path: Path
+) -> None:
     slices = ct_series(shape=(20, 40, 48))
     study = put(archive, slices[:15])
     assert finish(archive, study).state == "read"
     put(archive, slices[15:])
     second = finish(archive, study, 2)
     assert second.state == "read"
-    assert second.folder != study_progress(archive, study)[0].folder
+    folders = [progress.folder for progress in study_progress(archive, study)]
+    reports = [pydicom.dcmread((folder or Path()) / "findings.sr.dcm") for folder in folders]
+    assert "PredecessorDocumentsSequence" not in reports[0]
+    (predecessor,) = reports[1].PredecessorDocumentsSequence
+    (replaced,) = predecessor.ReferencedSeriesSequence
+    assert predecessor.StudyInstanceUID == study
+    assert replaced.SeriesInstanceUID == reports[0].SeriesInstanceUID
+    (named,) = replaced.ReferencedSOPSequence
+    assert named.ReferencedSOPInstanceUID == reports[0].SOPInstanceUID != reports[1].SOPInstanceUID
+    assert named.ReferencedSOPClassUID == reports[0].SOPClassUID
+    assert dciodvfy_errors(reports[1], tmp_path) == []
 
 
 def test_a_study_without_a_readable_series_is_refused_with_the_reason(
@@ -225,3 +249,55 @@ def test_a_reader_killed_while_it_reads_finishes_the_study_once(tmp_path: Path) 
     assert progress.folder is not None
     files = {str(pydicom.dcmread(path).SOPInstanceUID) for path in progress.folder.glob("*.dcm")}
     assert set(uids) == files
+
+
+POISON = "2.25.666"
+
+
+class Poisoned:
+    """A reader that ends its process, without a word, on one series: as a crash of CUDA does."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.identity = reader.identity
+        self._reader = reader
+
+    def read(self, volume: hd.Volume, **about: Any) -> Reading:
+        if str(about["series_instance_uid"]).startswith(POISON):
+            os._exit(9)
+        return self._reader.read(volume, **about)
+
+
+def read_poisoned(config: Config) -> None:
+    """Target of a process: a reader as the node has it, with `Poisoned` for a model."""
+    reader = Poisoned(Reader.load(config.checkpoint, "cpu"))
+    read_and_deliver(config, Archive.open(config), reader, threading.Event(), say_ready=lambda: None)
+
+
+@pytest.mark.slow
+def test_a_study_that_ends_its_reader_is_set_aside_after_three_tries_and_the_others_are_read(
+    tmp_path: Path,
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    tiny_checkpoint(checkpoint)
+    config = Config(archive=tmp_path / "archive", checkpoint=checkpoint, quiet_seconds=0.2)
+    archive = Archive.open(config)
+    poison, healthy = put(archive, ct_series(uid_root=POISON)), put(archive, ct_series())
+    source = context()
+    process, deaths = source.Process(target=read_poisoned, args=(config,)), 0
+    process.start()
+    deadline = time.monotonic() + 240
+    while not all(settled(archive, study)() for study in (poison, healthy)):
+        assert time.monotonic() < deadline, study_progress(archive, poison)
+        if not process.is_alive():
+            assert process.exitcode == 9
+            deaths += 1
+            process = source.Process(target=read_poisoned, args=(config,))
+            process.start()
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    (aside,) = study_progress(archive, poison)
+    assert (aside.state, deaths) == ("set aside", 3)
+    assert aside.reason == "3 times a reader ended while it read this study"
+    assert study_progress(archive, healthy)[0].state == "read"
+    assert open_again(archive.index, poison) is not None  # a person may want it tried

@@ -12,6 +12,7 @@ export const STATES = {
   read: "read",
   refused: "cannot be read",
   unchanged: "nothing new to read",
+  "set aside": "waits for a person who wants it tried",
   failed: "reading failed",
 };
 
@@ -81,11 +82,11 @@ export class Worklist {
 
   #row(study) {
     const uid = study.study_instance_uid;
-    const again = ["failed", "refused"].includes(study.state);
+    const again = ["failed", "refused", "set aside"].includes(study.state);
     const name = el("span.uid", {}, uid);
     return el("tr", { "data-uid": uid },
       el("td", {},
-        el(`span.state.${study.state}`, { title: STATES[study.state] }, study.state),
+        el(`span.state.${study.state.replace(" ", "-")}`, { title: STATES[study.state] }, study.state),
         study.reason === null ? null : el("p.reason", {}, study.reason),
         again ? el("button", {
           type: "button", "data-focus": `retry ${uid}`, "aria-label": `Try ${uid} again`,
