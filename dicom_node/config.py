@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dicom_node.errors import SightlineError
+from dicom_node.receiver_settings import ReceiverSettings
 
 T = TypeVar("T")
 
@@ -183,6 +184,7 @@ class Config:
     device: e.g. ``"cuda:0"`` or ``"cpu"``; None means CUDA where there is any.
     log_level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"`` or ``"ERROR"``.
     results, delivery, service: see `ResultSettings`, `DeliverySettings` and `ServiceSettings`.
+    receiver: see `dicom_node.receiver_settings.ReceiverSettings`.
     destinations: the ``[[destination]]`` tables; none means results stay in the archive.
     """
 
@@ -202,6 +204,7 @@ class Config:
     results: ResultSettings = field(default_factory=ResultSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
+    receiver: ReceiverSettings = field(default_factory=ReceiverSettings)
     destinations: tuple[Destination, ...] = field(default=(), metadata={"key": "destination"})
 
     def __post_init__(self) -> None:
@@ -270,6 +273,7 @@ def load_config(path: Path | None) -> Config:
         archive=here / config.archive.expanduser(),
         checkpoint=checkpoint,
         service=config.service.relative_to(here),
+        receiver=config.receiver.relative_to(here),
     )
 
 
