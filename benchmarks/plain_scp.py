@@ -1,4 +1,4 @@
-"""A storage SCP as pynetdicom's documentation has it, to be measured beside: ``python -m benchmarks.plain_scp``.
+"""A storage SCP as in pynetdicom's documentation, to measure beside: ``python -m benchmarks.plain_scp``.
 
 It writes each instance as it came, does not fsync and keeps no index. Answers until it is killed.
 """

@@ -1,4 +1,4 @@
-"""Receiving, beside others on the same machine in one run: ``python -m benchmarks.receive --out receive.json``.
+"""Receiving, beside others in one run: ``python -m benchmarks.receive --out receive.json``.
 
 The node's receiver (every instance fsynced and indexed before it is acknowledged), a plain pynetdicom SCP,
 Orthanc and DCMTK's storescp, each sent the same CT images by 1, 4 and 8 DCMTK storescu at once; then the
@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 

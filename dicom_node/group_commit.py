@@ -8,20 +8,23 @@ No thread of its own, no timer: an instance that comes alone is committed at onc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
 
 from dicom_node.index import Index, Instance, Study, Touch
+
+# After so long a connection is taken anew, because the database may have been restarted meanwhile.
+_IDLE_SECONDS = 1.0
 
 
 class Stored(Enum):
@@ -69,7 +72,6 @@ class _Ticket:
     error: Exception | None = None
 
 
-@dataclass
 class GroupCommit:
     """Puts files in their place and rows into the index. Safe to share between threads.
 
@@ -79,10 +81,14 @@ class GroupCommit:
     path: where the file of a SOP Instance UID belongs.
     """
 
-    index: Index
-    path: Callable[[str], Path]
-    _turn: threading.Lock = field(default_factory=threading.Lock)
-    _waiting: list[_Ticket] = field(default_factory=list)
+    def __init__(self, index: Index, path: Callable[[str], Path]) -> None:
+        self._index = index
+        self._path = path
+        self._turn = threading.Lock()
+        self._waiting: list[_Ticket] = []
+        self._statements = _Statements(index.dialect)
+        self._connection: sa.Connection | None = None
+        self._used = 0.0
 
     def commit(self, arrival: Arrival) -> Stored:
         """Rename, fsync the folder, commit the row; when this returns it survives a power cut.
@@ -96,11 +102,10 @@ class GroupCommit:
         """
         ticket = _Ticket(arrival)
         self._waiting.append(ticket)  # atomic
-        try:
-            with self._turn:
-                if ticket.outcome is None and ticket.error is None:
-                    self._commit_all()
-        finally:
+        with self._turn:
+            if ticket.outcome is None and ticket.error is None:
+                self._commit_all()
+        if ticket.outcome is not Stored.NEW:
             arrival.part.unlink(missing_ok=True)
         if ticket.error is not None:
             raise ticket.error
@@ -124,91 +129,148 @@ class GroupCommit:
         first: dict[str, Arrival] = {}
         for arrival in arrivals:
             first.setdefault(arrival.sop_instance_uid, arrival)
-        with self.index.writing() as session:
-            numbers = _insert(session, list(first.values()))
-            new = [arrival for uid, arrival in first.items() if uid in numbers]
-            for arrival in new:
-                arrival.part.rename(self.path(arrival.sop_instance_uid))
-            for folder in {self.path(arrival.sop_instance_uid).parent for arrival in new}:
+        with self._transaction() as cursor:
+            numbers = self._statements.insert(cursor, list(first.values()))
+            new = {uid: arrival for uid, arrival in first.items() if uid in numbers}
+            for uid, arrival in new.items():
+                arrival.part.rename(self._path(uid))
+            for folder in {self._path(uid).parent for uid in new}:
                 sync_folder(folder)
-            _note_studies(session, [(arrival, numbers[arrival.sop_instance_uid]) for arrival in new])
-            known = _digests(session, [uid for uid in first if uid not in numbers])
-        known |= {arrival.sop_instance_uid: arrival.sha256 for arrival in new}
-        return [_outcome(arrival, known, any(arrival is one for one in new)) for arrival in arrivals]
+            self._statements.note_studies(cursor, [(one, numbers[uid]) for uid, one in new.items()])
+            known = self._statements.digests(cursor, [uid for uid in first if uid not in numbers])
+        return [_outcome(arrival, new, known) for arrival in arrivals]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """A cursor of the database's driver in one write transaction, on a connection that is kept."""
+        if self._connection is not None and time.monotonic() - self._used > _IDLE_SECONDS:
+            self._disconnect()
+        if self._connection is None:
+            self._connection = self._index.connect()
+        try:
+            with self._connection.begin():
+                yield self._connection.connection.cursor()
+        except self._connection.dialect.loaded_dbapi.Error as error:
+            self._disconnect()
+            raise sa.exc.DBAPIError("", None, error) from error
+        except BaseException:
+            self._disconnect()
+            raise
+        self._used = time.monotonic()
+
+    def _disconnect(self) -> None:
+        """Give the connection back to the pool, which sees whether it still works."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
-def _outcome(arrival: Arrival, known: dict[str, str], is_new: bool) -> Stored:
-    if is_new:
+def _outcome(arrival: Arrival, new: dict[str, Arrival], known: dict[str, str]) -> Stored:
+    there = new.get(arrival.sop_instance_uid)
+    if there is arrival:
         return Stored.NEW
-    return Stored.SAME if known[arrival.sop_instance_uid] == arrival.sha256 else Stored.CONFLICT
+    digest = there.sha256 if there is not None else known[arrival.sop_instance_uid]
+    return Stored.SAME if digest == arrival.sha256 else Stored.CONFLICT
 
 
-def _upsert(session: Session, table: Any) -> Any:
-    """INSERT that can say ON CONFLICT, in the words of the session's database."""
-    postgres = session.get_bind().dialect.name == "postgresql"
-    return postgresql.insert(table) if postgres else sqlite.insert(table)
+class _Statement:
+    """A statement in the words of one database, run by its driver: SQLAlchemy makes it, once.
+
+    Measured on SQLite, the three statements of a commit take 0.08 ms of CPU this way and 0.66 ms through
+    SQLAlchemy, a third of all that the receiver does for an instance.
+    """
+
+    def __init__(self, statement: Any, dialect: sa.Dialect) -> None:
+        self._compiled = statement.compile(dialect=dialect)
+        self._sql = str(self._compiled)
+
+    def run(self, cursor: Any, values: dict[str, Any]) -> None:
+        """Execute with values by column name; other parameters are the statement's own."""
+        parameters = self._compiled.construct_params(values)
+        order = self._compiled.positiontup
+        cursor.execute(self._sql, parameters if order is None else tuple(parameters[name] for name in order))
 
 
-def _insert(session: Session, arrivals: Sequence[Arrival]) -> dict[str, int]:
-    """Rows for those that the index does not know; their numbers by SOP Instance UID."""
-    now = time.time()
-    rows = [
-        {
-            "sop_instance_uid": arrival.sop_instance_uid,
-            "sop_class_uid": arrival.sop_class_uid,
-            "study_instance_uid": arrival.study_instance_uid,
-            "series_instance_uid": arrival.series_instance_uid,
-            "transfer_syntax_uid": arrival.transfer_syntax_uid,
-            "is_ct": arrival.is_ct,
-            "sha256": arrival.sha256,
-            "size": arrival.size,
-            "received_at": now,
+class _Statements:
+    """What a commit says to the index.
+
+    Parameters
+    ----------
+    dialect: SQLite or PostgreSQL, the two that know ON CONFLICT and RETURNING alike.
+    """
+
+    def __init__(self, dialect: sa.Dialect) -> None:
+        insert: Any = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+        instance, study, touch = Instance.__table__, Study.__table__, Touch.__table__
+        columns = {
+            column.name: sa.bindparam(column.name) for column in instance.columns if column.name != "id"
         }
-        for arrival in arrivals
-    ]
-    table = Instance.__table__
-    statement = (
-        _upsert(session, table)
-        .on_conflict_do_nothing(index_elements=["sop_instance_uid"])
-        .returning(table.c.sop_instance_uid, table.c.id)
-    )
-    return {uid: number for uid, number in session.connection().execute(statement, rows)}
-
-
-def _note_studies(session: Session, numbered: Sequence[tuple[Arrival, int]]) -> None:
-    """Every study with a new CT image waits (again), and knows which association brought it."""
-    newest = {a.study_instance_uid: number for a, number in numbered if a.is_ct}
-    touches = {(a.association, a.study_instance_uid) for a, _number in numbered if a.is_ct}
-    now, studies, touch = time.time(), Study.__table__, Touch.__table__
-    connection = session.connection()
-    for uid, number in newest.items():
-        insert = _upsert(session, studies).values(
-            study_instance_uid=uid, first_ct_at=now, last_ct_at=now, last_ct_id=number, waiting=True
+        self._insert = _Statement(
+            insert(instance)
+            .values(columns)
+            .on_conflict_do_nothing(index_elements=["sop_instance_uid"])
+            .returning(instance.c.id),
+            dialect,
         )
+        wait = insert(study).values({c.name: sa.bindparam(c.name) for c in study.columns})
         # Numbers of two processes may be committed in the other order (PostgreSQL).
         latest = sa.case(
-            (studies.c.last_ct_id > insert.excluded.last_ct_id, studies.c.last_ct_id),
-            else_=insert.excluded.last_ct_id,
+            (study.c.last_ct_id > wait.excluded.last_ct_id, study.c.last_ct_id),
+            else_=wait.excluded.last_ct_id,
         )
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=["study_instance_uid"],
-                set_={"last_ct_at": insert.excluded.last_ct_at, "last_ct_id": latest, "waiting": True},
-            )
+        changes = {
+            "last_ct_at": wait.excluded.last_ct_at,
+            "last_ct_id": latest,
+            "waiting": wait.excluded.waiting,
+        }
+        self._wait = _Statement(
+            wait.on_conflict_do_update(index_elements=["study_instance_uid"], set_=changes), dialect
         )
-    rows = [
-        {"association_id": number, "study_instance_uid": uid} for number, uid in touches if number is not None
-    ]
-    if rows:
-        connection.execute(_upsert(session, touch).on_conflict_do_nothing(), rows)
+        touched = {c.name: sa.bindparam(c.name) for c in touch.columns}
+        self._touch = _Statement(insert(touch).values(touched).on_conflict_do_nothing(), dialect)
+        self._digest = _Statement(
+            sa.select(instance.c.sha256).where(instance.c.sop_instance_uid == sa.bindparam("uid")), dialect
+        )
 
+    def insert(self, cursor: Any, arrivals: Sequence[Arrival]) -> dict[str, int]:
+        """Rows for those that the index does not know; their numbers by SOP Instance UID."""
+        now, numbers = time.time(), {}
+        for arrival in arrivals:
+            row = {
+                "sop_instance_uid": arrival.sop_instance_uid,
+                "sop_class_uid": arrival.sop_class_uid,
+                "study_instance_uid": arrival.study_instance_uid,
+                "series_instance_uid": arrival.series_instance_uid,
+                "transfer_syntax_uid": arrival.transfer_syntax_uid,
+                "is_ct": arrival.is_ct,
+                "sha256": arrival.sha256,
+                "size": arrival.size,
+                "received_at": now,
+            }
+            self._insert.run(cursor, row)
+            if (found := cursor.fetchone()) is not None:
+                numbers[arrival.sop_instance_uid] = int(found[0])
+        return numbers
 
-def _digests(session: Session, uids: Sequence[str]) -> dict[str, str]:
-    if not uids:
-        return {}
-    table = Instance.__table__
-    query = sa.select(table.c.sop_instance_uid, table.c.sha256).where(table.c.sop_instance_uid.in_(uids))
-    return {uid: digest for uid, digest in session.connection().execute(query)}
+    def note_studies(self, cursor: Any, numbered: Sequence[tuple[Arrival, int]]) -> None:
+        """Every study with a new CT image waits (again), and knows which association brought it."""
+        now = time.time()
+        newest = {one.study_instance_uid: number for one, number in numbered if one.is_ct}
+        for uid in sorted(newest):  # in one order, so that two processes never wait for each other's rows
+            row = {"study_instance_uid": uid, "first_ct_at": now, "last_ct_at": now, "waiting": True}
+            self._wait.run(cursor, row | {"last_ct_id": newest[uid]})
+        touches = {(one.association, one.study_instance_uid) for one, _number in numbered if one.is_ct}
+        for number, uid in touches:
+            if number is not None:
+                self._touch.run(cursor, {"association_id": number, "study_instance_uid": uid})
+
+    def digests(self, cursor: Any, uids: Sequence[str]) -> dict[str, str]:
+        """SHA-256 of those that were there before."""
+        known = {}
+        for uid in uids:
+            self._digest.run(cursor, {"uid": uid})
+            known[uid] = str(cursor.fetchone()[0])
+        return known
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _HEAD_BYTES = 6
 _TICK_SECONDS = 0.25
+_OTHERS_FIRST_SECONDS = 0.005
 _NO_DESCRIPTORS_PAUSE_SECONDS = 0.1
 # Of requests that are under way, together.
 _MAXIMUM_HELD_BYTES = 32 << 20
@@ -64,6 +65,7 @@ class Lobby:
     listener: the socket; it may be shared with other processes. Closed at the end.
     may_connect: whether an IP address may come in at all.
     admit: takes a connection (blocking), its address and its A-ASSOCIATE-RQ PDU, whole.
+    others_first: whether another process that shares the listener has less to do.
     tls: for connections with TLS; None for plain ones.
     maximum_waiting, request_seconds: see `ReceiverSettings`.
     """
@@ -74,6 +76,7 @@ class Lobby:
         may_connect: Callable[[str], bool],
         admit: Callable[[socket.socket, str, bytes], None],
         *,
+        others_first: Callable[[], bool],
         tls: ssl.SSLContext | None,
         maximum_waiting: int,
         request_seconds: float,
@@ -81,6 +84,7 @@ class Lobby:
         self._listener = listener
         self._may_connect = may_connect
         self._admit = admit
+        self._others_first = others_first
         self._tls = tls
         self._maximum_waiting = maximum_waiting
         self._request_seconds = request_seconds
@@ -124,6 +128,8 @@ class Lobby:
         return True
 
     def _accept(self) -> None:
+        if self._others_first():
+            time.sleep(_OTHERS_FIRST_SECONDS)
         try:
             connection, name = self._listener.accept()
         except OSError as error:

@@ -61,8 +61,9 @@ class OpenAssociations:
         for n in self._own:
             self._slots[n] = 0
 
-    def loads(self) -> list[int]:
-        """Open associations of each process."""
-        size = self._config.maximum_associations
+    def others_have_fewer(self) -> bool:
+        """Whether another process has fewer associations than this one."""
+        size = len(self._own)
         slots = list(self._slots)
-        return [sum(map(bool, slots[n : n + size])) for n in range(0, len(slots), size)]
+        counts = [sum(map(bool, slots[n : n + size])) for n in range(0, len(slots), size)]
+        return min(counts) < counts[self._own.start // size]

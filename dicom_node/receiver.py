@@ -133,6 +133,7 @@ class Receiver:
             listener,
             self._policy.may_connect,
             self._admit,
+            others_first=self._open.others_have_fewer,
             tls=self._tls,
             maximum_waiting=self._config.receiver.maximum_waiting,
             request_seconds=self._config.receiver.request_seconds,

@@ -115,10 +115,10 @@ class UpperLayer(DULServiceProvider):
         try:
             while not self._kill_thread:
                 self._step(poll)
-                self.assoc.wake()
         except Exception as error:  # whatever a peer provokes ends with its association
             logger.warning("association aborted error=%s", type(error).__name__)
-            self._send_bytes(ABORT)
+            with contextlib.suppress(OSError):
+                self._send_bytes(ABORT)
             self.assoc.is_aborted, self.assoc.is_established = True, False
             self.assoc._kill = self._kill_thread = True
         finally:
@@ -159,6 +159,7 @@ class UpperLayer(DULServiceProvider):
             except queue.Empty:
                 return
             self.state_machine.do_action(event)
+            self.assoc.wake()
 
     def _guarded(self, read: Callable[[], None]) -> None:
         """Read, and turn what goes wrong into the event that it is."""
@@ -229,8 +230,7 @@ class UpperLayer(DULServiceProvider):
                 raise TimeoutError("the peer took too long over a PDU")
 
     def _send_bytes(self, data: bytes) -> None:
-        if self.socket is not None:
-            self.socket.send(data)
+        self._connection.sendall(data)
 
 
 class StoreAssociation(Association):
