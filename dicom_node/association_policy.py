@@ -67,12 +67,14 @@ def _has_few_items(request: bytes) -> bool:
             return False
         kind, length = struct.unpack_from(">BxH", request, at)
         inner = at + 4 + {0x20: 4, 0x50: 0}.get(kind, length)  # sub-items of contexts, user information
-        end = at = at + 4 + length
-        while inner + 4 <= end:
+        at += 4 + length
+        if at > len(request):
+            return False
+        while inner + 4 <= at:
             inner += 4 + struct.unpack_from(">H", request, inner + 2)[0]
             count += 1
         count += 1
-    return at == len(request) and count <= _MAXIMUM_ITEMS
+    return count <= _MAXIMUM_ITEMS
 
 
 class AssociationPolicy:

@@ -205,7 +205,11 @@ class Lobby:
 
     def _hand_on(self, visitor: _Visitor) -> None:
         self._forget(visitor)
-        self._admit(visitor.connection, visitor.address, bytes(visitor.request))
+        try:
+            self._admit(visitor.connection, visitor.address, bytes(visitor.request))
+        except Exception as error:  # one visitor never closes the door for the others
+            logger.error("connection closed address=%s error=%s", visitor.address, type(error).__name__)
+            visitor.connection.close()
 
     def _close(self, visitor: _Visitor) -> None:
         self._forget(visitor)

@@ -122,7 +122,9 @@ class Receiver:
         ------
         SightlineError: the port cannot be listened on.
         """
-        _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own handlers log data set values
+        # pynetdicom's lines quote what peers send, and a peer may have it write as many as it likes.
+        _config.LOG_HANDLER_LEVEL = "none"
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         listener = self._listener or listen(self._config)
         left_open = self._archive.close_all_associations(self._name)
         parts = self._archive.remove_unfinished(self._name)
