@@ -7,7 +7,6 @@ instant may be one over the limit together; that is accepted.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import threading
 from collections.abc import MutableSequence
@@ -20,7 +19,8 @@ Slots = MutableSequence[int]
 
 def make_slots(config: Config, context: BaseContext) -> Slots:
     """Memory for the counts of one node, to be passed to the processes that `context` starts."""
-    return context.RawArray(ctypes.c_uint64, config.receiver.processes * config.maximum_associations)
+    slots: Slots = context.RawArray("Q", config.receiver.processes * config.maximum_associations)
+    return slots
 
 
 class OpenAssociations:

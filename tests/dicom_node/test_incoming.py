@@ -39,7 +39,7 @@ def test_the_uids_are_pydicoms(uids: list[str], syntax: str, undefined: bool, de
     dataset.ReferencedStudySequence = Sequence([reference, reference])
     dataset["ReferencedStudySequence"].is_undefined_length = undefined
     reference.is_undefined_length_sequence_item = undefined
-    dataset.PatientName, dataset.SeriesDescription, dataset.PixelData = "Nobody", "x", b"\0\1"
+    dataset.PatientName, dataset.SeriesDescription, dataset.Rows = "Nobody", "x", 1
     data = encoded(dataset, syntax)
     assert header_uids(io.BytesIO(data), len(data), syntax) == HeaderUids(*uids)
 
