@@ -85,6 +85,7 @@ class GroupCommit:
         self._index = index
         self._path = path
         self._turn = threading.Lock()
+        self._door = threading.Lock()  # of the list below
         self._waiting: list[_Ticket] = []
         self._statements = _Statements(index.dialect)
         self._connection: sa.Connection | None = None
@@ -101,7 +102,8 @@ class GroupCommit:
         sqlalchemy.exc.SQLAlchemyError: the index could not be written.
         """
         ticket = _Ticket(arrival)
-        self._waiting.append(ticket)  # atomic
+        with self._door:
+            self._waiting.append(ticket)
         with self._turn:
             if ticket.outcome is None and ticket.error is None:
                 self._commit_all()
@@ -114,10 +116,11 @@ class GroupCommit:
 
     def _commit_all(self) -> None:
         """One transaction for everything that waits; every ticket gets its outcome or the error."""
-        tickets, self._waiting = self._waiting, []
+        with self._door:
+            tickets, self._waiting = self._waiting, []
         try:
             outcomes = self._write([ticket.arrival for ticket in tickets])
-        except (OSError, sa.exc.SQLAlchemyError) as error:
+        except Exception as error:  # each of the waiting threads raises it
             for ticket in tickets:
                 ticket.error = error
             return

@@ -121,10 +121,13 @@ class Lobby:
         for key, _events in self._selector.select(_TICK_SECONDS):
             if key.fileobj is self._stopped:
                 return False
-            if key.fileobj is self._listener:
-                self._accept()
-            elif (visitor := self._visitors.get(key.fd)) is not None:
-                self._listen_to(visitor)
+            try:
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif (visitor := self._visitors.get(key.fd)) is not None:
+                    self._listen_to(visitor)
+            except Exception as error:  # one visitor never closes the door for the others
+                logger.error("lobby error=%s", type(error).__name__)
         return True
 
     def _accept(self) -> None:
@@ -145,6 +148,12 @@ class Lobby:
             return
         if len(self._visitors) >= self._maximum_waiting:
             self._make_room()
+        try:
+            self._welcome(connection, address)
+        except OSError:  # the peer has left again
+            connection.close()
+
+    def _welcome(self, connection: socket.socket, address: str) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -205,11 +214,7 @@ class Lobby:
 
     def _hand_on(self, visitor: _Visitor) -> None:
         self._forget(visitor)
-        try:
-            self._admit(visitor.connection, visitor.address, bytes(visitor.request))
-        except Exception as error:  # one visitor never closes the door for the others
-            logger.error("connection closed address=%s error=%s", visitor.address, type(error).__name__)
-            visitor.connection.close()
+        self._admit(visitor.connection, visitor.address, bytes(visitor.request))
 
     def _close(self, visitor: _Visitor) -> None:
         self._forget(visitor)

@@ -8,6 +8,7 @@ and `open_associations` say who comes in, `upper_layer` is the association, `sto
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import socket
@@ -192,34 +193,31 @@ class Receiver:
 
     def _admit(self, connection: socket.socket, address: str, request: bytes) -> None:
         """Begin an association, or say why not. Called by the lobby."""
-        rejection, place = self._judge(address, request)
-        try:
-            if rejection is not None or place is None:
-                rejection = rejection or Rejection.TOO_MANY
-                logger.warning("association refused address=%s reason=%s", address, rejection.name)
-                connection.send(rejection.pdu)  # small enough for any socket's buffer
-                connection.close()
-                return
-            self._begin_association(connection, address, request, place)
-        except OSError:  # the peer has left
-            connection.close()
-            if place is not None:
-                self._open.leave(place)
-
-    def _judge(self, address: str, request: bytes) -> tuple[Rejection | None, int | None]:
-        """Why an association is refused, or its place among the open ones."""
         who = caller(request, address)
-        if who is None:
-            return Rejection.UNREADABLE, None
-        rejection = self._policy.judge(who)
+        rejection = Rejection.UNREADABLE if who is None else self._policy.judge(who)
         if rejection is None and self._store.disk.refuses_associations():
             rejection = Rejection.DISK
-        return rejection, None if rejection else self._open.enter(address)
+        place = self._open.enter(address) if rejection is None else None
+        if who is None or place is None:
+            self._reject(connection, address, rejection or Rejection.TOO_MANY)
+            return
+        try:
+            self._begin_association(connection, request, Sender(who.calling_ae_title, address), place)
+        except (OSError, RuntimeError) as error:  # the peer has left, or no thread can be started
+            logger.warning("association not begun address=%s error=%s", address, type(error).__name__)
+            connection.close()
+            self._open.leave(place)
 
-    def _begin_association(self, connection: socket.socket, address: str, request: bytes, place: int) -> None:
+    def _reject(self, connection: socket.socket, address: str, rejection: Rejection) -> None:
+        logger.warning("association refused address=%s reason=%s", address, rejection.name)
+        with contextlib.suppress(OSError):  # the peer has left
+            connection.send(rejection.pdu)  # ten bytes, which any socket's buffer takes
+        connection.close()
+
+    def _begin_association(
+        self, connection: socket.socket, request: bytes, sender: Sender, place: int
+    ) -> None:
         connection.settimeout(self._config.association_idle_seconds)
-        who = caller(request, address)
-        sender = Sender(who.calling_ae_title if who else "", address)
         association = StoreAssociation(
             self._ae,
             connection,

@@ -144,8 +144,9 @@ class StoreRequests:
             self._message.write(chunk)
             size -= len(chunk)
         if last:
-            message, self._message = self._message, None
-            self._send(store_response(self._request, message.finish()))
+            status = self._message.finish()
+            self._message = None
+            self._send(store_response(self._request, status))
 
     def _read_other(self, size: int, context_id: int, last: bool) -> None:
         self._other_bytes += size

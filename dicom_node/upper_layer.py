@@ -142,7 +142,8 @@ class UpperLayer(DULServiceProvider):
         elif not self.event_queue.empty() or self._process_recv_primitive():
             pass
         elif state == "Sta2":
-            self._guarded(lambda: self._take(self._request))
+            request, self._request = self._request, b""
+            self._guarded(lambda: self._take(request))
         elif state == "Sta13":
             self._drop_connection()
         elif self._has_input(poll):
