@@ -37,17 +37,19 @@ _AE_TITLE = "BENCHMARK"
 
 @dataclass(frozen=True)
 class Measured:
-    """Instances per second of one receiver with some senders and idle associations, over the rounds."""
+    """One receiver with some senders and idle associations, over the rounds.
+
+    Attributes
+    ----------
+    instances_per_second, cpu_ms: of each round; CPU time of the receiver alone, per instance, which a
+        busy machine changes least.
+    """
 
     receiver: str
     senders: int
     idle: int
     instances_per_second: list[float]
-
-    @property
-    def median(self) -> float:
-        """Over the rounds."""
-        return statistics.median(self.instances_per_second)
+    cpu_ms: list[float]
 
 
 def write_images(folder: Path, n: int) -> None:
@@ -119,8 +121,27 @@ def storescp_command(port: int, folder: Path) -> list[str]:
     return ["storescp", "--fork", "--bit-preserving", "--max-pdu", "131072", "-od", str(folder), str(port)]
 
 
+@dataclass(frozen=True)
+class Running:
+    """A receiver that listens on a port; `pid` is of its first process."""
+
+    port: int
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far of all its processes, those that have ended included (Linux)."""
+        ticks, family = 0, {self.pid}
+        for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                fields = (path / "stat").read_text("utf-8").rpartition(")")[2].split()
+                if int(path.name) in family or int(fields[1]) in family:
+                    family.add(int(path.name))
+                    ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def running(command: Callable[[int, Path], list[str]], folder: Path) -> Iterator[int]:
+def running(command: Callable[[int, Path], list[str]], folder: Path) -> Iterator[Running]:
     """A receiver on a free port, which is yielded once it listens; killed and wiped at the end."""
     port = _free_port()
     folder.mkdir(parents=True)
@@ -135,7 +156,7 @@ def running(command: Callable[[int, Path], list[str]], folder: Path) -> Iterator
                 raise RuntimeError(f"it does not listen: {(folder / 'log').read_text('utf-8', 'replace')}")
             time.sleep(0.05)
         time.sleep(0.5)  # storescp and Orthanc listen before they are ready
-        yield port
+        yield Running(port, process.pid)
     finally:
         process.terminate()
         process.wait(60)
@@ -193,38 +214,38 @@ def run(
     for count in senders:
         for k in range(count):
             write_images(folder / f"images{count}" / str(k), n // count)
-    seconds: dict[tuple[str, int, int], list[float]] = {case: [] for case in cases}
+    measured = {case: Measured(*case, [], []) for case in cases}
     for _ in range(rounds):
         for name, count, idle in cases:
             images = sorted((folder / f"images{count}").iterdir())
-            with running(receivers[name], folder / "receiver") as port, idle_associations(port, idle):
-                seconds[name, count, idle].append(send(port, images))
-    return [
-        Measured(name, count, idle, [round(n // count * count / s, 1) for s in seconds[name, count, idle]])
-        for name, count, idle in cases
-    ]
+            sent = n // count * count
+            with (
+                running(receivers[name], folder / "receiver") as receiver,
+                idle_associations(receiver.port, idle),
+            ):
+                cpu = receiver.cpu_seconds()
+                rate = sent / send(receiver.port, images)
+                cpu_ms = 1000 * (receiver.cpu_seconds() - cpu) / sent
+            measured[name, count, idle].instances_per_second.append(round(rate, 1))
+            measured[name, count, idle].cpu_ms.append(round(cpu_ms, 2))
+    return list(measured.values())
 
 
 def table(measured: Sequence[Measured]) -> str:
-    """Rows of receivers, columns of senders, with ratios to the plain SCP, Orthanc and storescp."""
-    found = {(one.receiver, one.senders, one.idle): one.median for one in measured}
-    senders = sorted({one.senders for one in measured})
+    """Rows of receivers, columns of senders: instances per second, CPU, the node's ratio to the others."""
+    rates = {(m.receiver, m.senders, m.idle): statistics.median(m.instances_per_second) for m in measured}
+    senders = sorted({m.senders for m in measured})
     lines = ["| receiver | " + " | ".join(f"{count} sender{'s' * (count > 1)}" for count in senders) + " |"]
     lines.append("|---" * (len(senders) + 1) + "|")
-    for name, idle in dict.fromkeys((one.receiver, one.idle) for one in measured):
-        cells = []
-        for count in senders:
-            rate = found.get((name, count, idle))
-            ratios = [
-                f"{rate / found[other, count, 0]:.2f} x {other}"
-                for other in ("plain pynetdicom", "Orthanc", "storescp")
-                if rate and name.startswith("node")
-            ]
-            cells.append(
-                ""
-                if rate is None
-                else f"{rate:.0f} {'(' * bool(ratios)}{', '.join(ratios)}{')' * bool(ratios)}"
-            )
+    for name, idle in dict.fromkeys((m.receiver, m.idle) for m in measured):
+        cells = ["" for _ in senders]
+        for one in (m for m in measured if (m.receiver, m.idle) == (name, idle)):
+            rate = rates[name, one.senders, idle]
+            cell = f"{rate:.0f}/s, {statistics.median(one.cpu_ms):.1f} ms CPU"
+            if name.startswith("node"):
+                others = ("plain pynetdicom", "Orthanc", "storescp")
+                cell += "".join(f", {rate / rates[other, one.senders, 0]:.2f} x {other}" for other in others)
+            cells[senders.index(one.senders)] = cell
         lines.append(f"| {name}{f', {idle} idle associations' * bool(idle)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dicom_node.index import Index, Instance, Study, Touch
 
+Row = dict[str, Any]
 # After so long a connection is taken anew, because the database may have been restarted meanwhile.
 _IDLE_SECONDS = 1.0
 
@@ -229,7 +230,7 @@ class _Statements:
         self._wait = _Statement(
             wait.on_conflict_do_update(index_elements=["study_instance_uid"], set_=changes), dialect
         )
-        touched = {c.name: sa.bindparam(c.name) for c in touch.columns}
+        touched: Row = {c.name: sa.bindparam(c.name) for c in touch.columns}
         self._touch = _Statement(insert(touch).values(touched).on_conflict_do_nothing(), dialect)
         self._digest = _Statement(
             sa.select(instance.c.sha256).where(instance.c.sop_instance_uid == sa.bindparam("uid")), dialect
