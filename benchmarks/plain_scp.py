@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom.dimse_primitives import C_STORE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
 
     def store(event: evt.Event) -> int:
-        (given.folder / f"{event.request.AffectedSOPInstanceUID}.dcm").write_bytes(event.encoded_dataset())
+        uid = cast(C_STORE, event.request).AffectedSOPInstanceUID
+        (given.folder / f"{uid}.dcm").write_bytes(event.encoded_dataset())
         return 0x0000
 
     ae = AE("BENCHMARK")

@@ -206,9 +206,7 @@ class _Statements:
     def __init__(self, dialect: sa.Dialect) -> None:
         insert: Any = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
         instance, study, touch = Instance.__table__, Study.__table__, Touch.__table__
-        columns = {
-            column.name: sa.bindparam(column.name) for column in instance.columns if column.name != "id"
-        }
+        columns: Row = {c.name: sa.bindparam(c.name) for c in instance.columns if c.name != "id"}
         self._insert = _Statement(
             insert(instance)
             .values(columns)

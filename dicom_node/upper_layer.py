@@ -19,7 +19,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -82,7 +82,13 @@ class UpperLayer(DULServiceProvider):
             self._read_into, self._send_bytes, begin, self._take, _MAXIMUM_OTHER_MESSAGE_BYTES
         )
         self._connection: socket.socket
+        self._idle_seconds = float(assoc.ae.network_timeout or 60.0)
         self._deadline = 0.0
+
+    @property
+    def assoc(self) -> StoreAssociation:
+        """The association."""
+        return cast(StoreAssociation, self._assoc)
 
     def wake(self) -> None:
         """Have the thread look what there is to do."""
@@ -123,7 +129,7 @@ class UpperLayer(DULServiceProvider):
             self.assoc._kill = self._kill_thread = True
         finally:
             self._stores.close()
-            self.to_user_queue.put(None)  # type: ignore[arg-type]  the association may still wait
+            self.to_user_queue.put(None)  # type: ignore[arg-type]  # who still waits gets nothing
             self.assoc.wake()
             self._waker.close()
             self._woken.close()
@@ -147,7 +153,7 @@ class UpperLayer(DULServiceProvider):
         elif state == "Sta13":
             self._drop_connection()
         elif self._has_input(poll):
-            self._deadline = time.monotonic() + self.assoc.network_timeout
+            self._deadline = time.monotonic() + self._idle_seconds
             self._guarded(self._read_pdu)
             self._idle_timer.restart()
         self._act()
@@ -248,7 +254,6 @@ class StoreAssociation(Association):
     """
 
     dul: UpperLayer
-    network_timeout: float
 
     def __init__(
         self,
@@ -282,7 +287,7 @@ class StoreAssociation(Association):
     def context(self, context_id: int) -> tuple[str, str] | None:
         """Abstract and transfer syntax of an accepted presentation context, or None."""
         found = self._accepted_cx.get(context_id)
-        return found and (str(found.abstract_syntax), str(found.transfer_syntax[0]))
+        return None if found is None else (str(found.abstract_syntax), str(found.transfer_syntax[0]))
 
     def run_reactor(self) -> None:
         """The thread: negotiate, serve, and tell when it is over, however it ends."""
@@ -299,7 +304,7 @@ class StoreAssociation(Association):
             self._wake.clear()
             context_id, message = self.dimse.get_msg(block=False)
             if message is not None:
-                self._serve_request(message, context_id)
+                self._serve_request(message, cast(int, context_id))
             if self.is_established and self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
                 self.is_released, self.is_established = True, False
