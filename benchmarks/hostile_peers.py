@@ -278,6 +278,15 @@ class Siege:
         assert len(files) == len(kept)
         return len(kept)
 
+    def summary(self) -> str:
+        """How fast it answered and how large it grew, in a line."""
+        seconds = sorted(self.echo_seconds)
+        return (
+            f"C-ECHO {len(seconds)} times, median {1000 * seconds[len(seconds) // 2]:.0f} ms, longest "
+            f"{1000 * seconds[-1]:.0f} ms, longer than a second {sum(s > 1 for s in seconds)}; memory "
+            f"{self.started_with_mib:.0f} MiB at the start, {self.peak_mib():.0f} MiB at most"
+        )
+
     def peak_mib(self) -> float:
         """The receiver's largest resident memory so far, MiB (Linux)."""
         status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
@@ -345,6 +354,8 @@ def visits(siege: Siege, n: int, seed: int) -> None:
             siege.echo()
         if done % 100 == 0:
             siege.check()
+        if done % 500 == 0:
+            print(f"{done} cases: {siege.summary()}", flush=True)
 
     seeded = hypothesis_seed(seed)(visit)
     seeded()
@@ -437,17 +448,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for one in sieges:
             one()
         kept = siege.check_archive()
-        seconds = sorted(siege.echo_seconds)
         for kind, count in sorted(siege.counts.items()):
             print(f"{count:6d}  {kind}")
         print(
             f"{sum(siege.counts.values())} visits in {time.monotonic() - start:.0f} s, {kept} instances kept"
         )
-        print(
-            f"C-ECHO {len(seconds)} times: median {1000 * seconds[len(seconds) // 2]:.0f} ms, "
-            f"longest {1000 * seconds[-1]:.0f} ms, longer than a second {sum(s > 1 for s in seconds)}"
-        )
-        print(f"memory {siege.started_with_mib:.0f} MiB at the start, {siege.peak_mib():.0f} MiB at most")
+        print(siege.summary())
     return 0
 
 

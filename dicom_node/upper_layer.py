@@ -42,7 +42,7 @@ _SLACK_BYTES = 12
 # A wake-up that is missed, whatever the reason, costs no more than this.
 _LOOK_AGAIN_SECONDS = 0.5
 _MAXIMUM_OTHER_MESSAGE_BYTES = 4 << 20
-_LINGER_SECONDS = 0.2
+_LINGER_SECONDS, _LINGER_BYTES = 0.2, 1 << 20
 
 
 class _WakingQueue(queue.Queue[Any]):
@@ -220,9 +220,9 @@ class UpperLayer(DULServiceProvider):
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
             self._connection.settimeout(_LINGER_SECONDS)
-            self._deadline = time.monotonic() + _LINGER_SECONDS
-            while time.monotonic() < self._deadline and self._connection.recv(1 << 16):
-                pass
+            deadline, left = time.monotonic() + _LINGER_SECONDS, _LINGER_BYTES
+            while left > 0 and time.monotonic() < deadline and (n := len(self._connection.recv(1 << 16))):
+                left -= n
         assert self.socket is not None
         self.socket.close()
 
