@@ -2,7 +2,8 @@
 
 Not the results of readings (`dicom_node.readings`) and no network. The order that makes an
 acknowledgement true: write ``.part``, fsync, rename, fsync the folder, commit the row; only
-then may the caller answer 0x0000. File names are digests, never a received value.
+then may the caller answer 0x0000 (`dicom_node.group_commit` does the last three for many at once).
+File names are digests, never a received value.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import shutil
 import time
 import uuid
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
-from dicom_node.index import Association, Generation, Index, Instance, Study, Touch
+from dicom_node.group_commit import Arrival, GroupCommit, Stored, sync_folder
+from dicom_node.index import Association, Generation, Index, Instance
+
+__all__ = ["Archive", "ConflictingInstanceError", "Received", "Stored", "is_uid", "sync_folder", "tag"]
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
@@ -40,13 +43,6 @@ def is_uid(value: str) -> bool:
 def tag(uid: str) -> str:
     """A short digest that stands for a UID in logs, where no patient's identifiers belong."""
     return hashlib.sha256(uid.encode()).hexdigest()[:12]
-
-
-class Stored(Enum):
-    """What `Archive.store` found: a new instance, or one that it already holds byte by byte."""
-
-    NEW = "new"
-    SAME = "same"
 
 
 class ConflictingInstanceError(Exception):
@@ -82,6 +78,7 @@ class Archive:
     def __init__(self, root: Path, index: Index) -> None:
         self.root = root
         self.index = index
+        self._commits = GroupCommit(index, self.path)
 
     @classmethod
     def open(cls, config: Config) -> Archive:
@@ -96,7 +93,8 @@ class Archive:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)  # patients' images: for this user only
             for n in range(256):
                 (root / "instances" / f"{n:02x}").mkdir(parents=True, exist_ok=True)
-            (root / "results").mkdir(exist_ok=True)
+            for name in ("incoming", "results"):
+                (root / name).mkdir(exist_ok=True)
         except OSError as error:
             raise SightlineError(f"archive = {str(root)!r}: cannot be made: {error.strerror}") from None
         return cls(root, Index(config.database_url))
@@ -123,60 +121,44 @@ class Archive:
         ConflictingInstanceError: a different data set of this UID is archived.
         OSError: the file could not be written (disk full, permissions).
         """
-        known = self._known_digest(received.sop_instance_uid)
-        if known is None:
-            path = self.path(received.sop_instance_uid)
-            part = _write_part(path, received.content)
-            try:
-                self._commit(received, association, part, path)
-            except sa.exc.IntegrityError:  # the same instance came over another association just now
-                known = self._known_digest(received.sop_instance_uid)
-            finally:
-                part.unlink(missing_ok=True)
-        if known is None:
-            return Stored.NEW
-        if known != received.sha256:
-            raise ConflictingInstanceError(
-                f"instance {tag(received.sop_instance_uid)} is archived with another content"
+        part = self.root / "incoming" / f"{uuid.uuid4().hex}.part"
+        _write_part(part, received.content)
+        return self.commit(
+            Arrival(
+                sop_instance_uid=received.sop_instance_uid,
+                sop_class_uid=received.sop_class_uid,
+                study_instance_uid=received.study_instance_uid,
+                series_instance_uid=received.series_instance_uid,
+                transfer_syntax_uid=received.transfer_syntax_uid,
+                is_ct=received.is_ct,
+                sha256=received.sha256,
+                size=len(received.content),
+                part=part,
+                association=association,
             )
-        return Stored.SAME
-
-    def _known_digest(self, sop_instance_uid: str) -> str | None:
-        with self.index.reading() as session:
-            return session.scalar(
-                sa.select(Instance.sha256).where(Instance.sop_instance_uid == sop_instance_uid)
-            )
-
-    def _commit(self, received: Received, association: int | None, part: Path, path: Path) -> None:
-        """Row, rename, commit: of two associations that bring one UID only one gets past the row."""
-        now = time.time()
-        row = Instance(
-            sop_instance_uid=received.sop_instance_uid,
-            sop_class_uid=received.sop_class_uid,
-            study_instance_uid=received.study_instance_uid,
-            series_instance_uid=received.series_instance_uid,
-            transfer_syntax_uid=received.transfer_syntax_uid,
-            is_ct=received.is_ct,
-            sha256=received.sha256,
-            size=len(received.content),
-            received_at=now,
         )
-        with self.index.writing() as session:
-            session.add(row)
-            session.flush()
-            part.rename(path)
-            sync_folder(path.parent)
-            if not received.is_ct:
-                return
-            study = session.get(Study, received.study_instance_uid)
-            if study is None:
-                study = Study(study_instance_uid=received.study_instance_uid, first_ct_at=now)
-                session.add(study)
-            study.last_ct_at, study.last_ct_id, study.waiting = now, row.id, True
-            if association is not None:
-                session.merge(
-                    Touch(association_id=association, study_instance_uid=received.study_instance_uid)
-                )
+
+    def commit(self, arrival: Arrival) -> Stored:
+        """The same for an instance whose file is written and fsynced; the file is taken over.
+
+        Raises
+        ------
+        ConflictingInstanceError: a different data set of this UID is archived.
+        OSError: the file could not be renamed.
+        sqlalchemy.exc.SQLAlchemyError: the index could not be written.
+        """
+        stored = self._commits.commit(arrival)
+        if stored is Stored.CONFLICT:
+            raise ConflictingInstanceError(
+                f"instance {tag(arrival.sop_instance_uid)} is archived with another content"
+            )
+        return stored
+
+    def incoming_folder(self, receiver: str) -> Path:
+        """The folder, made if need be, for unfinished files of the receiver called `receiver` alone."""
+        folder = self.root / "incoming" / hashlib.sha256(receiver.encode()).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def open_association(self, receiver: str) -> int:
         """Note that an association began at the receiver called `receiver`; returns its number."""
@@ -204,9 +186,9 @@ class Archive:
             )
             return len(result.all())
 
-    def remove_unfinished(self) -> int:
-        """Delete ``.part`` files of a receiver that died; nobody was told that they are safe."""
-        parts = list((self.root / "instances").glob("*/*.part"))
+    def remove_unfinished(self, receiver: str) -> int:
+        """Delete what a receiver that died left unfinished; nobody was told that it is safe."""
+        parts = list(self.incoming_folder(receiver).glob("*.part"))
         for part in parts:
             part.unlink(missing_ok=True)
         return len(parts)
@@ -226,9 +208,8 @@ class Archive:
             return list(rows)
 
 
-def _write_part(path: Path, content: bytes) -> Path:
-    """`content` in a ``.part`` file next to `path`, whole and on disk; the caller renames it."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+def _write_part(part: Path, content: bytes) -> None:
+    """`content` in the new file `part`, whole and on disk."""
     try:
         with open(part, "xb") as file:
             file.write(content)
@@ -237,13 +218,3 @@ def _write_part(path: Path, content: bytes) -> Path:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    return part
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on disk, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

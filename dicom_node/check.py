@@ -18,6 +18,7 @@ from dicom_node.config import Config, Destination
 from dicom_node.delivery import echo
 from dicom_node.errors import SightlineError
 from dicom_node.service.access import read_token
+from dicom_node.tls import server_context
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,16 @@ def _result(name: str, check: Callable[[], str]) -> CheckResult:
 
 
 def _configuration(config: Config) -> str:
-    """A `Config` is valid by construction; say what it comes to."""
-    callers = ", ".join(config.calling_ae_titles) or "any (loopback only)"
-    return f"{config.ae_title} on {config.address}, callers: {callers}"
+    """A `Config` is valid by construction, but for the files it names; say what it comes to."""
+    try:
+        tls = server_context(config.receiver)
+    except SightlineError as error:
+        raise _FailedCheckError(error.message) from error
+    networks = ", ".join(config.receiver.networks)
+    callers = [f"{title} from {networks}" for title in config.calling_ae_titles]
+    callers += [f"{peer.ae_title} from {', '.join(peer.networks)}" for peer in config.receiver.peers]
+    said = "; ".join(callers) or f"any from {networks}"
+    return f"{config.ae_title} on {config.address}{' with TLS' if tls else ''}, callers: {said}"
 
 
 def _existing(path: Path) -> Path:

@@ -8,8 +8,14 @@ the file are the attributes of `Config`; tables are the dataclasses it is made o
     ae_title = "SIGHTLINE"
     address = "0.0.0.0"
     port = 11112
-    calling_ae_titles = ["PACS"]
     archive = "/var/lib/sightline"
+
+    [receiver]
+    processes = 2
+
+    [[receiver.peer]]
+    ae_title = "PACS"
+    networks = ["10.0.0.5"]
 
     [service]
     address = "0.0.0.0"
@@ -41,6 +47,7 @@ from typing import Any, TypeVar
 
 from dicom_node.completeness_settings import CompletenessSettings
 from dicom_node.errors import SightlineError
+from dicom_node.receiver_settings import ReceiverSettings
 from dicom_node.series_settings import SeriesSettings
 
 T = TypeVar("T")
@@ -172,9 +179,10 @@ class Config:
     Attributes
     ----------
     ae_title: the node's own AE title.
-    address: IP address to listen on; anything but loopback needs `calling_ae_titles`.
+    address: IP address to listen on; anything but loopback needs `receiver` to say who may connect.
     port: TCP port to listen on.
-    calling_ae_titles: AE titles that may associate; empty means any, on loopback only.
+    calling_ae_titles: AE titles that may associate from `ReceiverSettings.networks`; where these and
+        `ReceiverSettings.peers` are empty, any title may.
     maximum_associations: how many associations may be open at once.
     archive: folder for received objects, results and the index.
     database: SQLAlchemy URL of the index and of the queue of readings, for several hosts
@@ -189,6 +197,7 @@ class Config:
     log_level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"`` or ``"ERROR"``.
     completeness, results, delivery, service: see `CompletenessSettings`, `ResultSettings`,
         `DeliverySettings` and `ServiceSettings`.
+    receiver: see `dicom_node.receiver_settings.ReceiverSettings`.
     series: which series of a study is read, see `dicom_node.series_settings.SeriesSettings`.
     destinations: the ``[[destination]]`` tables; none means results stay in the archive.
     """
@@ -212,6 +221,7 @@ class Config:
     series: SeriesSettings = field(default_factory=SeriesSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
+    receiver: ReceiverSettings = field(default_factory=ReceiverSettings)
     destinations: tuple[Destination, ...] = field(default=(), metadata={"key": "destination"})
 
     def __post_init__(self) -> None:
@@ -219,7 +229,7 @@ class Config:
         for title in self.calling_ae_titles:
             _check_ae_title("calling_ae_titles", title)
         _check_port("port", self.port)
-        _check_listening(self.address, self.calling_ae_titles)
+        _check_listening(self.address, self.calling_ae_titles, self.receiver)
         for key in (
             "quiet_seconds",
             "association_idle_seconds",
@@ -289,6 +299,7 @@ def load_config(path: Path | None) -> Config:
         archive=here / config.archive.expanduser(),
         checkpoint=checkpoint,
         service=config.service.relative_to(here),
+        receiver=config.receiver.relative_to(here),
     )
 
 
@@ -349,11 +360,15 @@ def _check_positive(key: str, value: float) -> None:
         raise SightlineError(f"{key} = {value}: must be more than 0")
 
 
-def _check_listening(address: str, calling_ae_titles: tuple[str, ...]) -> None:
-    """Only loopback may be open to anyone (our choice: AE titles are no secret, but a first fence)."""
-    if not _is_loopback("address", address) and not calling_ae_titles:
+def _check_listening(address: str, calling_ae_titles: tuple[str, ...], receiver: ReceiverSettings) -> None:
+    """Only loopback may be open to anyone: elsewhere title and network of every peer are listed."""
+    if _is_loopback("address", address):
+        return
+    titles_from_elsewhere = calling_ae_titles and receiver.networks != ReceiverSettings().networks
+    if not receiver.peers and not titles_from_elsewhere:
         raise SightlineError(
-            f"address = {address!r} is not loopback; list the peers that may connect in calling_ae_titles"
+            f"address = {address!r} is not loopback; list who may connect and from where: [[receiver.peer]] "
+            "tables with ae_title and networks, or calling_ae_titles and receiver.networks"
         )
 
 

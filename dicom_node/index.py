@@ -240,6 +240,15 @@ class Index:
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @property
+    def dialect(self) -> sa.Dialect:
+        """What the database speaks."""
+        return self._engine.dialect
+
+    def connect(self) -> sa.Connection:
+        """A connection for writing, for one thread at a time that keeps it; close it when done."""
+        return self._writer.connect()
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()

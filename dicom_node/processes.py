@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 from dicom_node.archive import Archive
 from dicom_node.config import Config, load_config
@@ -49,6 +50,12 @@ def configure_logging(level: str, log: Path | None = None) -> None:
     logging.getLogger("dicom_node").setLevel(level)
 
 
+def log_file() -> Path | None:
+    """Where `configure_logging` has this process's lines go, for its own children."""
+    handlers = logging.getLogger().handlers
+    return next((Path(h.baseFilename) for h in handlers if isinstance(h, logging.FileHandler)), None)
+
+
 def stop_on_signals() -> threading.Event:
     """An event that SIGTERM and SIGINT set. Call in the main thread."""
     stop = threading.Event()
@@ -64,14 +71,18 @@ def run_receiver(config: Config, stop: threading.Event, say_ready: SayReady) -> 
     ------
     SightlineError: the archive cannot be opened or the port not listened on.
     """
-    from dicom_node.receiver import Receiver  # noqa: PLC0415  the reader process never needs it
+    from dicom_node.receiver_processes import receive  # noqa: PLC0415  the reader process never needs it
 
-    receiver = Receiver(config, Archive.open(config))
-    receiver.start()
-    say_ready()
-    stop.wait()
-    receiver.stop()
-    logger.info("receiver stopped")
+    receive(config, stop, say_ready)
+
+
+def run_receiver_member(
+    config: Config, stop: threading.Event, say_ready: SayReady, shared: Any = None
+) -> None:
+    """Be one of several processes of a receiver; see `receiver_processes.receive_as_member`."""
+    from dicom_node.receiver_processes import receive_as_member  # noqa: PLC0415
+
+    receive_as_member(config, stop, say_ready, shared)
 
 
 def run_reader(config: Config, stop: threading.Event, say_ready: SayReady, slot: int = 0) -> None:
@@ -104,10 +115,15 @@ def run_query_service(config: Config, stop: threading.Event, say_ready: SayReady
     run_service(config, stop, say_ready)
 
 
-ROLES = {"receiver": run_receiver, "reader": run_reader, "service": run_query_service}
+ROLES: dict[str, Callable[..., None]] = {
+    "receiver": run_receiver,
+    "reader": run_reader,
+    "service": run_query_service,
+}
+RECEIVER_MEMBER = "receiver member"  # a role that only the receiver gives, with what its members share
 
 
-def run_role(role: str, config: Config, say_ready: SayReady, slot: int = 0) -> None:
+def run_role(role: str, config: Config, say_ready: SayReady, *, slot: int = 0, shared: Any = None) -> None:
     """Run one role as this process's whole work; returns when a signal asked it to end.
 
     As a child it also ends when its parent dies, so that no half of a node is left behind.
@@ -115,6 +131,7 @@ def run_role(role: str, config: Config, say_ready: SayReady, slot: int = 0) -> N
     Parameters
     ----------
     slot: of a reader, see `run_reader`.
+    shared: what a receiver's member has in common with the others.
 
     Raises
     ------
@@ -128,6 +145,8 @@ def run_role(role: str, config: Config, say_ready: SayReady, slot: int = 0) -> N
     try:
         if role == "reader":
             run_reader(config, stop, say_ready, slot=slot)
+        elif role == RECEIVER_MEMBER:
+            run_receiver_member(config, stop, say_ready, shared)
         else:
             ROLES[role](config, stop, say_ready)
     except SightlineError as error:
@@ -141,7 +160,7 @@ def _stop_with(sentinel: int, stop: threading.Event) -> None:
     stop.set()
 
 
-def child_main(role: str, config: Config, log: Path | None, report: Connection, slot: int = 0) -> None:
+def child_main(role: str, config: Config, log: Path | None, report: Connection, shared: Any = None) -> None:
     """Target of a spawned process; sends `READY`, or why it cannot run, through `report`.
 
     Leaves without joining threads: a reading under way may take a minute, is in no state
@@ -150,7 +169,7 @@ def child_main(role: str, config: Config, log: Path | None, report: Connection, 
     configure_logging(config.log_level, log)
     status = 0
     try:
-        run_role(role, config, lambda: report.send(READY), slot=slot)
+        run_role(role, config, lambda: report.send(READY), shared=shared)
     except SightlineError as error:
         report.send(str(error))
         status = 2

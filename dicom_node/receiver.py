@@ -1,65 +1,42 @@
-"""The DICOM receiver: association policy, C-ECHO, and C-STORE into the archive.
+"""The DICOM receiver of one process: a lobby, associations, C-ECHO, and C-STORE into the archive.
 
 Not a reader: it runs in a process of its own, so that the model never holds its GIL
-(design.md, decision 7), and it never decodes pixel data. 0x0000 is answered only after
-`Archive.store` returned. Every storage class is accepted, because a PACS that routes a study
-sends our own results back with it; only CT images can start a reading.
+(design.md, decision 7), and it never decodes pixel data. Several of these may share one listening
+socket (`dicom_node.receiver_processes`). The parts: `lobby` waits with connections, `association_policy`
+and `open_associations` say who comes in, `upper_layer` is the association, `store_service` what it brings.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import io
+import contextlib
 import logging
-import threading
+import multiprocessing
+import socket
 import time
-from typing import Any, cast
 
-import pydicom
 import sqlalchemy as sa
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import (
-    AllTransferSyntaxes,
-    CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-)
+from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
-from pynetdicom.dimse_primitives import C_STORE
 
-from dicom_node.archive import Archive, ConflictingInstanceError, Received, Stored, is_uid, tag
+from dicom_node.archive import Archive, tag
+from dicom_node.association_policy import AssociationPolicy, Rejection, caller
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
+from dicom_node.lobby import Lobby
+from dicom_node.open_associations import OpenAssociations, make_slots
+from dicom_node.store_requests import ProtocolError, StoreRequest
+from dicom_node.store_service import CT_CLASSES, SUCCESS, Outcome, Reception, Sender, StoreService
+from dicom_node.tls import server_context
+from dicom_node.upper_layer import MAXIMUM_PDU_BYTES, StoreAssociation
 
 logger = logging.getLogger(__name__)
 
-CT_CLASSES = frozenset(
-    str(uid) for uid in (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-)
 VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO, PS3.4 annex A
-# Status codes of C-STORE: PS3.4 table B.2-1, PS3.7 annex C. The last digits of Cxxx are ours.
-SUCCESS = 0x0000
-DUPLICATE_SOP_INSTANCE = 0x0111
-OUT_OF_RESOURCES = 0xA700
-DATA_SET_DOES_NOT_MATCH = 0xA900
-INVALID_UID = 0xC001
-UNREADABLE = 0xC002
-NOT_STORED = 0xC003
-# Bigger is faster, but pynetdicom 3.0.4 reserves what the peer announces, so not unlimited.
-MAXIMUM_PDU_BYTES = 1 << 20
 # Inflating is the one decoding that a header needs; refusing it closes a decompression bomb.
 _REFUSED_SYNTAXES = frozenset({str(DeflatedExplicitVRLittleEndian), "1.2.840.10008.1.2.4.95"})
-
-
-class RefusedError(Exception):
-    """An instance that is not stored, with the C-STORE status that says so."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+_BACKLOG = 128
+_STOP_SECONDS = 2.0
 
 
 def decodable_transfer_syntaxes() -> list[str]:
@@ -77,68 +54,134 @@ def decodable_transfer_syntaxes() -> list[str]:
     return usable
 
 
+def listen(config: Config) -> socket.socket:
+    """A socket that listens where `config` says.
+
+    Raises
+    ------
+    SightlineError: the port cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in config.address else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.address, config.port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise SightlineError(
+            f"port = {config.port}: cannot listen on {config.address}: {error.strerror}; "
+            "stop the program that uses it or choose another port"
+        ) from None
+    return listener
+
+
 class Receiver:
-    """The storage SCP of one node, on one port.
+    """The storage SCP of one process.
 
     Parameters
     ----------
     config: address, port, AE titles and limits.
     archive: where instances go.
+    listener: socket to accept on, which is closed at the end; None to listen where `config` says.
+    open_associations: shared with the other processes of the port; None where there is none.
+    process: number among those, from 0.
+
+    Raises
+    ------
+    SightlineError: the certificates of TLS cannot be loaded.
     """
 
-    def __init__(self, config: Config, archive: Archive) -> None:
+    def __init__(
+        self,
+        config: Config,
+        archive: Archive,
+        listener: socket.socket | None = None,
+        open_associations: OpenAssociations | None = None,
+        process: int = 0,
+    ) -> None:
         self._config = config
         self._archive = archive
-        self._name = f"{config.ae_title}:{config.port}"
-        self._numbers: dict[Any, int] = {}  # open pynetdicom association -> number in the index
-        self._lock = threading.Lock()
+        self._listener = listener
+        # 64 characters are what the index has for it.
+        self._name = f"{config.ae_title}:{config.port}/{process}@{socket.gethostname()}"[:64]
+        self._policy = AssociationPolicy(config)
+        self._tls = server_context(config.receiver)
+        self._open = open_associations or OpenAssociations(
+            config, make_slots(config, multiprocessing.get_context("spawn"))
+        )
         self._ae = self._application_entity()
+        self._contexts = self._ae.supported_contexts
+        self._store = StoreService(config, archive, self._name, self.note)
+        self._associations: set[StoreAssociation] = set()
+        self._lobby: Lobby | None = None
 
     def start(self) -> None:
-        """Listen. Returns at once; associations are served by pynetdicom's threads.
+        """Listen. Returns at once; associations are served by threads.
 
         Raises
         ------
         SightlineError: the port cannot be listened on.
         """
-        _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own handlers log data set values
+        # pynetdicom's lines quote what peers send, and a peer may have it write as many as it likes.
+        _config.LOG_HANDLER_LEVEL = "none"
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+        listener = self._listener or listen(self._config)
         left_open = self._archive.close_all_associations(self._name)
-        parts = self._archive.remove_unfinished()
+        parts = self._archive.remove_unfinished(self._name)
         if left_open or parts:
             logger.warning("receiver recovered associations=%d unfinished_files=%d", left_open, parts)
-        address = (self._config.address, self._config.port)
-        try:
-            self._ae.start_server(
-                address,
-                block=False,
-                evt_handlers=[
-                    (evt.EVT_C_ECHO, lambda _event: SUCCESS),
-                    (evt.EVT_C_STORE, self._on_store),
-                    (evt.EVT_RELEASED, self._on_end),
-                    (evt.EVT_ABORTED, self._on_end),
-                    (evt.EVT_CONN_CLOSE, self._on_end),
-                ],
-            )
-        except OSError as error:
-            raise SightlineError(
-                f"port = {address[1]}: cannot listen on {address[0]}: {error.strerror}; "
-                "stop the program that uses it or choose another port"
-            ) from None
+        self._open.clear()
+        self._lobby = Lobby(
+            listener,
+            self._policy.may_connect,
+            self._admit,
+            others_first=self._open.others_have_fewer,
+            tls=self._tls,
+            maximum_waiting=self._config.receiver.maximum_waiting,
+            request_seconds=self._config.receiver.request_seconds,
+        )
+        self._lobby.start()
         logger.info(
-            "receiver ready ae_title=%s address=%s port=%d", self._config.ae_title, address[0], address[1]
+            "receiver ready ae_title=%s address=%s port=%d tls=%s",
+            self._config.ae_title,
+            self._config.address,
+            self._config.port,
+            self._tls is not None,
         )
 
     def stop(self) -> None:
         """Stop listening and abort what is open; what was acknowledged stays."""
-        self._ae.shutdown()
+        if self._lobby is not None:
+            self._lobby.stop()
+        for association in list(self._associations):
+            association.abort(block=False)
+        deadline = time.monotonic() + _STOP_SECONDS
+        for association in list(self._associations):
+            association.join(max(0.0, deadline - time.monotonic()))
         self._archive.close_all_associations(self._name)
+
+    def note(self, outcome: Outcome) -> None:
+        """Log how a C-STORE request ended."""
+        if outcome.status != SUCCESS:
+            logger.warning("refused instance status=0x%04X reason=%s", outcome.status, outcome.reason)
+            return
+        logger.debug(
+            "stored instance=%s ct=%s new=%s bytes=%d ms=%.1f",
+            tag(outcome.request.sop_instance_uid),
+            outcome.is_ct,
+            outcome.is_new,
+            outcome.n_bytes,
+            outcome.seconds * 1000,
+        )
 
     def _application_entity(self) -> AE:
         ae = AE(self._config.ae_title)
         ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
-        ae.maximum_associations = self._config.maximum_associations
+        ae.acse_timeout = self._config.receiver.request_seconds
         ae.network_timeout = self._config.association_idle_seconds
-        ae.require_calling_aet = list(self._config.calling_ae_titles)
+        # Ours are counted before there is an association (`OpenAssociations`).
+        ae.maximum_associations = 2 * self._config.maximum_associations
         ae.add_supported_context(VERIFICATION)
         decodable = decodable_transfer_syntaxes()
         stored_only = [uid for uid in ALL_TRANSFER_SYNTAXES if uid not in _REFUSED_SYNTAXES]
@@ -148,102 +191,58 @@ class Receiver:
             ae.add_supported_context(storage_class, decodable if is_ct else stored_only)
         return ae
 
-    def _on_store(self, event: evt.Event) -> int:
-        """Answer one C-STORE request (PS3.4 B.2.3)."""
-        start = time.perf_counter()
+    def _admit(self, connection: socket.socket, address: str, request: bytes) -> None:
+        """Begin an association, or say why not. Called by the lobby."""
+        who = caller(request, address)
+        rejection = Rejection.UNREADABLE if who is None else self._policy.judge(who)
+        if rejection is None and self._store.disk.refuses_associations():
+            rejection = Rejection.DISK
+        place = self._open.enter(address) if rejection is None else None
+        if who is None or place is None:
+            self._reject(connection, address, rejection or Rejection.TOO_MANY)
+            return
         try:
-            reserve = self._config.reserve_gib * 2**30
-            if self._archive.free_bytes() < reserve + _data_set(event).getbuffer().nbytes:
-                raise RefusedError(OUT_OF_RESOURCES, "the disk is full up to the reserve (reserve_gib)")
-            received = received_instance(event)
-            number = self._number(event.assoc) if received.is_ct else None
-            stored = self._archive.store(received, number)
-        except RefusedError as error:
-            return self._refuse(error.status, str(error))
-        except ConflictingInstanceError as error:
-            return self._refuse(DUPLICATE_SOP_INSTANCE, str(error))
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            return self._refuse(OUT_OF_RESOURCES if full else NOT_STORED, f"not written: {error.strerror}")
+            self._begin_association(connection, request, Sender(who.calling_ae_title, address), place)
+        except (OSError, RuntimeError) as error:  # the peer has left, or no thread can be started
+            logger.warning("association not begun address=%s error=%s", address, type(error).__name__)
+            connection.close()
+            self._open.leave(place)
+
+    def _reject(self, connection: socket.socket, address: str, rejection: Rejection) -> None:
+        logger.warning("association refused address=%s reason=%s", address, rejection.name)
+        with contextlib.suppress(OSError):  # the peer has left
+            connection.send(rejection.pdu)  # ten bytes, which any socket's buffer takes
+        connection.close()
+
+    def _begin_association(
+        self, connection: socket.socket, request: bytes, sender: Sender, place: int
+    ) -> None:
+        connection.settimeout(self._config.association_idle_seconds)
+        association = StoreAssociation(
+            self._ae,
+            connection,
+            request,
+            contexts=self._contexts,
+            begin=lambda store, opened: self._begin_store(store, opened, sender),
+            ended=lambda ended: self._end_association(ended, sender, place),
+        )
+        association.bind(evt.EVT_C_ECHO, lambda _event: SUCCESS)
+        self._associations.add(association)
+        association.start()
+
+    def _begin_store(self, request: StoreRequest, association: StoreAssociation, sender: Sender) -> Reception:
+        context = association.context(request.context_id)
+        if context is None:
+            raise ProtocolError("a C-STORE request in a context that was not agreed on")
+        abstract_syntax, transfer_syntax = context
+        same = abstract_syntax == request.sop_class_uid
+        return self._store.begin(request, transfer_syntax if same else None, sender)
+
+    def _end_association(self, association: StoreAssociation, sender: Sender, place: int) -> None:
+        self._open.leave(place)
+        self._associations.discard(association)
+        try:
+            self._store.end(sender)
         except sa.exc.SQLAlchemyError as error:
-            full = "disk is full" in str(getattr(error, "orig", ""))
-            return self._refuse(OUT_OF_RESOURCES if full else NOT_STORED, f"index: {type(error).__name__}")
-        logger.debug(
-            "stored instance=%s study=%s ct=%s new=%s bytes=%d ms=%.1f",
-            tag(received.sop_instance_uid),
-            tag(received.study_instance_uid),
-            received.is_ct,
-            stored is Stored.NEW,
-            len(received.content),
-            (time.perf_counter() - start) * 1000,
-        )
-        return SUCCESS
-
-    def _refuse(self, status: int, reason: str) -> int:
-        logger.warning("refused instance status=0x%04X reason=%s", status, reason)
-        return status
-
-    def _number(self, association: Any) -> int:
-        """The index's number of an association, given on its first CT image."""
-        with self._lock:
-            if association not in self._numbers:
-                self._numbers[association] = self._archive.open_association(self._name)
-            return self._numbers[association]
-
-    def _on_end(self, event: evt.Event) -> None:
-        with self._lock:
-            number = self._numbers.pop(event.assoc, None)
-        if number is not None:
-            self._archive.close_association(number)
-
-
-def _data_set(event: evt.Event) -> io.BytesIO:
-    """The encoded data set of a C-STORE request, as it came."""
-    data_set = cast(C_STORE, event.request).DataSet
-    if data_set is None:
-        raise RefusedError(UNREADABLE, "the request has no data set")
-    return data_set
-
-
-def received_instance(event: evt.Event) -> Received:
-    """What a C-STORE request brings, checked as far as the archive needs it.
-
-    Raises
-    ------
-    RefusedError: a UID is missing or malformed, or the data set contradicts the request.
-    """
-    request = cast(C_STORE, event.request)
-    sop_instance_uid = str(request.AffectedSOPInstanceUID or "")
-    sop_class_uid = str(request.AffectedSOPClassUID or "")
-    if not is_uid(sop_instance_uid) or not is_uid(sop_class_uid):
-        raise RefusedError(INVALID_UID, "the request's SOP Instance or Class UID is not a UID")
-    content = event.encoded_dataset()
-    try:
-        header = pydicom.dcmread(
-            io.BytesIO(content),
-            stop_before_pixels=True,
-            specific_tags=["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"],
-        )
-        # Over-anonymised objects have empty UIDs here; the request's then stand alone.
-        in_data_set = str(header.get("SOPInstanceUID") or sop_instance_uid)
-        study, series = (
-            str(header.get(keyword) or "") for keyword in ("StudyInstanceUID", "SeriesInstanceUID")
-        )
-        class_in_data_set = str(header.get("SOPClassUID") or sop_class_uid)
-    except (InvalidDicomError, ValueError, TypeError, KeyError, AttributeError, EOFError) as error:
-        raise RefusedError(UNREADABLE, f"the data set cannot be parsed: {type(error).__name__}") from error
-    if in_data_set != sop_instance_uid or class_in_data_set != sop_class_uid:
-        raise RefusedError(DATA_SET_DOES_NOT_MATCH, "the data set's SOP UIDs are not the request's")
-    is_ct = sop_class_uid in CT_CLASSES
-    if is_ct and not (is_uid(study) and is_uid(series)):
-        raise RefusedError(INVALID_UID, "a CT image without a valid Study and Series Instance UID")
-    return Received(
-        sop_instance_uid=sop_instance_uid,
-        sop_class_uid=sop_class_uid,
-        study_instance_uid=study if is_uid(study) else "",
-        series_instance_uid=series if is_uid(series) else "",
-        transfer_syntax_uid=str(event.context.transfer_syntax),
-        is_ct=is_ct,
-        content=content,
-        sha256=hashlib.sha256(_data_set(event).getbuffer()).hexdigest(),
-    )
+            # The study waits for `association_idle_seconds` longer, then counts it as ended.
+            logger.error("association not closed in the index error=%s", type(error).__name__)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from typing import Any
 
 from dicom_node.archive import Archive
 from dicom_node.config import Config
@@ -31,14 +32,28 @@ RESTART_CAP_SECONDS = 60.0
 
 
 class Child:
-    """One role and the process that has it at the moment."""
+    """One role and the process that has it at the moment.
 
-    def __init__(self, role: str, config: Config, log: Path | None, context: SpawnContext) -> None:
+    Parameters
+    ----------
+    role, config, log, shared: for `dicom_node.processes.child_main`.
+    context: what starts processes.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        config: Config,
+        log: Path | None,
+        context: SpawnContext,
+        shared: Any = None,
+    ) -> None:
         self.role = role
         self.is_ready = False
         self._config = config
         self._log = log
         self._context = context
+        self._shared = shared
         self._failures = 0
         self._restart_at = 0.0
         self._started_at = 0.0
@@ -50,7 +65,7 @@ class Child:
         self._report, sender = self._context.Pipe(duplex=False)
         self._process = self._context.Process(
             target=child_main,
-            args=(self.role, self._config, self._log, sender),
+            args=(self.role, self._config, self._log, sender, self._shared),
             name=f"sightline {self.role}",
         )
         self._started_at = time.monotonic()

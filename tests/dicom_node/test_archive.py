@@ -103,9 +103,10 @@ def test_a_write_that_fails_leaves_neither_file_nor_row(archive: Archive, tmp_pa
 
 
 def test_unfinished_files_of_a_killed_receiver_are_removed(archive: Archive) -> None:
-    part = archive.path("1.2.3").with_suffix(".dcm.0.part")
+    part = archive.incoming_folder("NODE:1") / "0.part"
     part.write_bytes(b"half")
-    assert archive.remove_unfinished() == 1
+    assert archive.remove_unfinished("NODE:2") == 0  # another receiver's is none of its business
+    assert archive.remove_unfinished("NODE:1") == 1
     assert not part.exists()
 
 

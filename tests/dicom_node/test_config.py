@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dicom_node.config import Config, DeliverySettings, Destination, ResultSettings, load_config
 from dicom_node.errors import SightlineError
+from dicom_node.receiver_settings import Peer, ReceiverSettings
 
 
 def write(folder: Path, text: str) -> Path:
@@ -32,9 +33,16 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ae_title = "READER"
         address = "0.0.0.0"
         port = 104
-        calling_ae_titles = ["PACS", "CT1"]
+        calling_ae_titles = ["CT1"]
         archive = "data"
         quiet_seconds = 5
+        [receiver]
+        networks = ["10.0.1.0/24"]
+        certificate = "node.crt"
+        key = "node.key"
+        [[receiver.peer]]
+        ae_title = "PACS"
+        networks = ["10.0.0.5"]
         [results]
         organs = false
         [delivery]
@@ -50,9 +58,15 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ae_title="READER",
         address="0.0.0.0",
         port=104,
-        calling_ae_titles=("PACS", "CT1"),
+        calling_ae_titles=("CT1",),
         archive=tmp_path / "data",
         quiet_seconds=5.0,
+        receiver=ReceiverSettings(
+            networks=("10.0.1.0/24",),
+            certificate=tmp_path / "node.crt",
+            key=tmp_path / "node.key",
+            peers=(Peer("PACS", ("10.0.0.5",)),),
+        ),
         results=ResultSettings(organs=False),
         delivery=DeliverySettings(retry_seconds=1.5),
         destinations=(Destination("pacs", "10.0.0.5", 4242, "PACS"),),
@@ -73,6 +87,9 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ('ae_title = "SEVENTEEN-LETTERS"', ["ae_title", "1 to 16"]),
         ('ae_title = "   "', ["ae_title", "1 to 16"]),
         ('address = "0.0.0.0"', ["address", "calling_ae_titles"]),
+        ('address = "0.0.0.0"\ncalling_ae_titles = ["PACS"]', ["receiver.networks", "[[receiver.peer]]"]),
+        ('[receiver]\nnetworks = ["PACS"]', ["receiver.networks", "'PACS' is no IP address"]),
+        ('[[receiver.peer]]\nae_title = "PACS"', ["receiver.peer.networks", "missing"]),
         ('address = "everywhere"', ["address = 'everywhere'", "IP address"]),
         ('calling_ae_titles = "PACS"', ["calling_ae_titles", "list of strings"]),
         ("archive = 3", ["archive = 3", "path"]),

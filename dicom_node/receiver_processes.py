@@ -1,0 +1,101 @@
+"""Several receiver processes on one port: the socket is bound once, and each process accepts on it.
+
+Not the receiving (`dicom_node.receiver`): this process only starts the others, starts again what dies,
+and ends all. What one of them has in memory dies with it alone, and none shares a GIL with another.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dicom_node.archive import Archive
+from dicom_node.config import Config
+from dicom_node.open_associations import OpenAssociations, Slots, make_slots
+from dicom_node.processes import RECEIVER_MEMBER, log_file
+from dicom_node.receiver import Receiver, listen
+from dicom_node.serve import WATCH_SECONDS, Child
+
+logger = logging.getLogger(__name__)
+
+_STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the processes of one port have in common, and the number of one of them, from 0.
+
+    Attributes
+    ----------
+    listener: the socket that all accept on.
+    slots: where all count their associations.
+    """
+
+    number: int
+    listener: socket.socket
+    slots: Slots
+
+
+def receive(config: Config, stop: threading.Event, say_ready: Callable[[], None]) -> None:
+    """Receive with `ReceiverSettings.processes` processes until `stop` is set.
+
+    Raises
+    ------
+    SightlineError: the archive cannot be opened, the port not listened on, or TLS not set up.
+    """
+    archive = Archive.open(config)
+    if config.receiver.processes == 1:
+        _serve(Receiver(config, archive), stop, say_ready)
+        return
+    context = multiprocessing.get_context("spawn")
+    slots = make_slots(config, context)
+    with listen(config) as listener:
+        members = [
+            Child(RECEIVER_MEMBER, config, log_file(), context, Shared(n, listener, slots))
+            for n in range(config.receiver.processes)
+        ]
+        try:
+            _watch(members, config, stop, say_ready)
+        finally:
+            for member in members:
+                member.stop()
+            deadline = time.monotonic() + _STOP_SECONDS
+            for member in members:
+                member.join(deadline)
+
+
+def _watch(
+    members: list[Child], config: Config, stop: threading.Event, say_ready: Callable[[], None]
+) -> None:
+    for member in members:
+        member.start()
+    announced = False
+    while not stop.wait(WATCH_SECONDS):
+        for member in members:
+            member.watch()
+        if not announced and all(member.is_ready for member in members):
+            announced = True
+            logger.info("all receivers up processes=%d port=%d", len(members), config.port)
+            say_ready()
+
+
+def receive_as_member(
+    config: Config, stop: threading.Event, say_ready: Callable[[], None], shared: Shared
+) -> None:
+    """Be one of the processes until `stop` is set."""
+    open_associations = OpenAssociations(config, shared.slots, shared.number)
+    receiver = Receiver(config, Archive.open(config), shared.listener, open_associations, shared.number)
+    _serve(receiver, stop, say_ready)
+
+
+def _serve(receiver: Receiver, stop: threading.Event, say_ready: Callable[[], None]) -> None:
+    receiver.start()
+    say_ready()
+    stop.wait()
+    receiver.stop()
+    logger.info("receiver stopped")
