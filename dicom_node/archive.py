@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.index import Association, Generation, Index, Instance, Study, Touch
+from dicom_node.log_lines import Tag
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
@@ -37,9 +38,12 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
-def tag(uid: str) -> str:
-    """A short digest that stands for a UID in logs, where no patient's identifiers belong."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+def tag(uid: str) -> Tag:
+    """What stands for a UID or an AE title in logs, where no patient's identifiers belong.
+
+    A log line shows it as a digest with the archive's key (`dicom_node.log_lines`).
+    """
+    return Tag(uid)
 
 
 class Stored(Enum):
@@ -136,9 +140,7 @@ class Archive:
         if known is None:
             return Stored.NEW
         if known != received.sha256:
-            raise ConflictingInstanceError(
-                f"instance {tag(received.sop_instance_uid)} is archived with another content"
-            )
+            raise ConflictingInstanceError("an instance of this UID is archived with another content")
         return Stored.SAME
 
     def _known_digest(self, sop_instance_uid: str) -> str | None:

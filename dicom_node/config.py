@@ -40,6 +40,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dicom_node.errors import SightlineError
+from dicom_node.monitor_settings import MonitorSettings
+from dicom_node.retention_settings import RetentionSettings
 
 T = TypeVar("T")
 
@@ -182,7 +184,10 @@ class Config:
     checkpoint: folder of the model's checkpoint; None means the shipped one.
     device: e.g. ``"cuda:0"`` or ``"cpu"``; None means CUDA where there is any.
     log_level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"`` or ``"ERROR"``.
+    log_format: ``"text"`` for lines of key=value pairs, ``"json"`` for one JSON object per line.
     results, delivery, service: see `ResultSettings`, `DeliverySettings` and `ServiceSettings`.
+    monitor: see `MonitorSettings`.
+    retention: see `RetentionSettings`.
     destinations: the ``[[destination]]`` tables; none means results stay in the archive.
     """
 
@@ -199,9 +204,12 @@ class Config:
     checkpoint: Path | None = None
     device: str | None = None
     log_level: str = "INFO"
+    log_format: str = "text"
     results: ResultSettings = field(default_factory=ResultSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     destinations: tuple[Destination, ...] = field(default=(), metadata={"key": "destination"})
 
     def __post_init__(self) -> None:
@@ -217,10 +225,27 @@ class Config:
         levels = ("DEBUG", "INFO", "WARNING", "ERROR")
         if self.log_level not in levels:
             raise SightlineError(f"log_level = {self.log_level!r}: must be one of {', '.join(levels)}")
+        if self.log_format not in ("text", "json"):
+            raise SightlineError(f"log_format = {self.log_format!r}: must be text or json")
+        self._check_monitor()
+        if 0 < self.retention.free_gib <= self.reserve_gib:
+            raise SightlineError(
+                f"retention.free_gib = {self.retention.free_gib}: must be more than reserve_gib = "
+                f"{self.reserve_gib}; nothing would be removed before the receiver refuses"
+            )
         names = [d.name for d in self.destinations]
         for name in names:
             if names.count(name) > 1:
                 raise SightlineError(f"destination.name = {name!r} occurs twice; names must differ")
+
+    def _check_monitor(self) -> None:
+        settings = self.monitor
+        guarded = settings.token_file is not None or settings.open_to_all
+        if not _is_loopback("monitor.address", settings.address) and not guarded:
+            raise SightlineError(
+                f"monitor.address = {settings.address!r} is not loopback; set monitor.token_file, "
+                "or monitor.open_to_all = true where anyone may see how busy the node is"
+            )
 
     @property
     def settings_digest(self) -> str:
@@ -270,6 +295,7 @@ def load_config(path: Path | None) -> Config:
         archive=here / config.archive.expanduser(),
         checkpoint=checkpoint,
         service=config.service.relative_to(here),
+        monitor=config.monitor.relative_to(here),
     )
 
 

@@ -2,8 +2,7 @@
 
 They share nothing but the archive. Run one alone with
 ``python -m dicom_node.processes receiver --config FILE`` (or ``reader``, ``service``), under any
-process manager; `dicom_node.serve` runs all of them. Here are also the things a process needs once: log
-lines and a clean end.
+process manager; `dicom_node.serve` runs all of them. Here is also what a process needs once: a clean end.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -24,29 +22,14 @@ from pathlib import Path
 from dicom_node.archive import Archive
 from dicom_node.config import Config, load_config
 from dicom_node.errors import SightlineError
+from dicom_node.log_lines import configure_logging
+from dicom_node.words import in_words
 
 # By name, because this module also runs as __main__.
 logger = logging.getLogger("dicom_node.processes")
 
 SayReady = Callable[[], None]
 READY = "ready"  # what a child reports when it is
-
-
-def configure_logging(level: str, log: Path | None = None) -> None:
-    """Structured lines: UTC time, level, logger, message of key=value pairs.
-
-    Parameters
-    ----------
-    log: file that the lines are appended to; standard error by default.
-    """
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr) if log is None else logging.FileHandler(log, encoding="utf-8")
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)  # other libraries may put data set values into their info lines
-    logging.getLogger("dicom_node").setLevel(level)
 
 
 def stop_on_signals() -> threading.Event:
@@ -148,13 +131,16 @@ def child_main(role: str, config: Config, log: Path | None, report: Connection) 
     Leaves without joining threads: a reading under way may take a minute, is in no state
     worth waiting for, and is repeated at the next start.
     """
-    configure_logging(config.log_level, log)
     status = 0
     try:
+        configure_logging(config, log)
         run_role(role, config, lambda: report.send(READY))
     except SightlineError as error:
         report.send(str(error))
         status = 2
+    except Exception as error:  # multiprocessing would print its text, which may quote a data set
+        logger.critical("defect role=%s error=%s", role, in_words(error))
+        status = 1
     logging.shutdown()
     os._exit(status)
 
@@ -167,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         config = load_config(given.config)
-        configure_logging(config.log_level)
+        configure_logging(config)
         run_role(given.role, config, lambda: None)
     except SightlineError as error:
         print(error, file=sys.stderr)

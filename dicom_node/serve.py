@@ -19,7 +19,8 @@ from pathlib import Path
 from dicom_node.archive import Archive
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
-from dicom_node.processes import READY, ROLES, child_main, configure_logging, stop_on_signals
+from dicom_node.log_lines import configure_logging
+from dicom_node.processes import READY, ROLES, child_main, stop_on_signals
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def run(
     receiver is.
     """
     if stop is None:
-        configure_logging(config.log_level, log)
+        configure_logging(config, log)
         stop = stop_on_signals()
     Archive.open(config).index.close()  # errors here and now, and no two children that make tables
     context = multiprocessing.get_context("spawn")
