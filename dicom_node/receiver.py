@@ -33,6 +33,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from dicom_node.archive import Archive, ConflictingInstanceError, Received, Stored, is_uid, tag
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
+from dicom_node.receive_metrics import ReceiveMetrics, Visit
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class Receiver:
         self._archive = archive
         self._name = f"{config.ae_title}:{config.port}"
         self._numbers: dict[Any, int] = {}  # open pynetdicom association -> number in the index
+        self._visits: dict[Any, Visit] = {}
+        self._metrics = ReceiveMetrics(config, archive.index)
         self._lock = threading.Lock()
         self._ae = self._application_entity()
 
@@ -114,6 +117,8 @@ class Receiver:
                 evt_handlers=[
                     (evt.EVT_C_ECHO, lambda _event: SUCCESS),
                     (evt.EVT_C_STORE, self._on_store),
+                    (evt.EVT_ACCEPTED, self._on_accepted),
+                    (evt.EVT_REJECTED, self._on_rejected),
                     (evt.EVT_RELEASED, self._on_end),
                     (evt.EVT_ABORTED, self._on_end),
                     (evt.EVT_CONN_CLOSE, self._on_end),
@@ -124,6 +129,7 @@ class Receiver:
                 f"port = {address[1]}: cannot listen on {address[0]}: {error.strerror}; "
                 "stop the program that uses it or choose another port"
             ) from None
+        self._metrics.start()
         logger.info(
             "receiver ready ae_title=%s address=%s port=%d", self._config.ae_title, address[0], address[1]
         )
@@ -131,6 +137,7 @@ class Receiver:
     def stop(self) -> None:
         """Stop listening and abort what is open; what was acknowledged stays."""
         self._ae.shutdown()
+        self._metrics.stop()
         self._archive.close_all_associations(self._name)
 
     def _application_entity(self) -> AE:
@@ -159,15 +166,28 @@ class Receiver:
             number = self._number(event.assoc) if received.is_ct else None
             stored = self._archive.store(received, number)
         except RefusedError as error:
-            return self._refuse(error.status, str(error))
+            return self._refuse(event, error.status, str(error))
         except ConflictingInstanceError as error:
-            return self._refuse(DUPLICATE_SOP_INSTANCE, str(error))
+            return self._refuse(event, DUPLICATE_SOP_INSTANCE, str(error))
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            return self._refuse(OUT_OF_RESOURCES if full else NOT_STORED, f"not written: {error.strerror}")
+            return self._refuse(
+                event, OUT_OF_RESOURCES if full else NOT_STORED, f"not written: {error.strerror}"
+            )
         except sa.exc.SQLAlchemyError as error:
             full = "disk is full" in str(getattr(error, "orig", ""))
-            return self._refuse(OUT_OF_RESOURCES if full else NOT_STORED, f"index: {type(error).__name__}")
+            return self._refuse(
+                event, OUT_OF_RESOURCES if full else NOT_STORED, f"index: {type(error).__name__}"
+            )
+        if (visit := self._visits.get(event.assoc)) is not None:
+            path = self._archive.path(received.sop_instance_uid)
+            visit.on_stored(
+                received.study_instance_uid,
+                received.sop_class_uid,
+                len(received.content),
+                is_new=stored is Stored.NEW,
+                path=path,
+            )
         logger.debug(
             "stored instance=%s study=%s ct=%s new=%s bytes=%d ms=%.1f",
             tag(received.sop_instance_uid),
@@ -179,7 +199,9 @@ class Receiver:
         )
         return SUCCESS
 
-    def _refuse(self, status: int, reason: str) -> int:
+    def _refuse(self, event: evt.Event, status: int, reason: str) -> int:
+        if (visit := self._visits.get(event.assoc)) is not None:  # none once the connection is lost
+            visit.on_refused(status)
         logger.warning("refused instance status=0x%04X reason=%s", status, reason)
         return status
 
@@ -190,9 +212,20 @@ class Receiver:
                 self._numbers[association] = self._archive.open_association(self._name)
             return self._numbers[association]
 
+    def _on_accepted(self, event: evt.Event) -> None:
+        peer = event.assoc.requestor
+        self._visits[event.assoc] = self._metrics.on_association(peer.ae_title, peer.address)
+
+    def _on_rejected(self, event: evt.Event) -> None:
+        peer = event.assoc.requestor
+        self._metrics.on_association_refused(peer.ae_title, peer.address, "the association was rejected")
+
     def _on_end(self, event: evt.Event) -> None:
         with self._lock:
             number = self._numbers.pop(event.assoc, None)
+            visit = self._visits.pop(event.assoc, None)
+        if visit is not None:
+            visit.on_end()
         if number is not None:
             self._archive.close_association(number)
 
