@@ -1,13 +1,15 @@
-"""The node's processes, each of which can also run alone: the receiver, the reader and the service.
+"""The node's processes, each of which can also run alone: receiver, reader, service and monitor.
 
 They share nothing but the archive. Run one alone with
-``python -m dicom_node.processes receiver --config FILE`` (or ``reader``, ``service``), under any
-process manager; `dicom_node.serve` runs all of them. Here is also what a process needs once: a clean end.
+``python -m dicom_node.processes receiver --config FILE`` (or another role), under any process
+manager; `dicom_node.serve` runs all of them. Here is also what each needs once: signs of life, lines in
+the audit trail when it starts and stops, and a clean end.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -19,9 +21,13 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from dicom_node import removed, traffic  # noqa: F401  their tables are made with the others
 from dicom_node.archive import Archive
+from dicom_node.audit import AuditTrail
 from dicom_node.config import Config, load_config
 from dicom_node.errors import SightlineError
+from dicom_node.heartbeat import beating
+from dicom_node.index import Index
 from dicom_node.log_lines import configure_logging
 from dicom_node.words import in_words
 
@@ -95,13 +101,26 @@ def run_query_service(config: Config, stop: threading.Event, say_ready: SayReady
     run_service(config, stop, say_ready)
 
 
-ROLES = {"receiver": run_receiver, "reader": run_reader, "service": run_query_service}
+def run_node_monitor(config: Config, stop: threading.Event, say_ready: SayReady) -> None:
+    """Serve metrics and health, and remove what is done with; raises as `dicom_node.monitor.run_monitor`."""
+    from dicom_node.monitor import run_monitor  # noqa: PLC0415  the receiver needs no HTTP server
+
+    run_monitor(config, stop, say_ready)
+
+
+ROLES = {
+    "receiver": run_receiver,
+    "reader": run_reader,
+    "service": run_query_service,
+    "monitor": run_node_monitor,
+}
 
 
 def run_role(role: str, config: Config, say_ready: SayReady) -> None:
     """Run one role as this process's whole work; returns when a signal asked it to end.
 
-    As a child it also ends when its parent dies, so that no half of a node is left behind.
+    As a child it also ends when its parent dies, so that no half of a node is left behind. From
+    the moment it is ready the index has its heartbeat.
 
     Raises
     ------
@@ -112,11 +131,21 @@ def run_role(role: str, config: Config, say_ready: SayReady) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_stop_with, args=(parent.sentinel, stop), daemon=True).start()
-    try:
-        ROLES[role](config, stop, say_ready)
-    except SightlineError as error:
-        logger.error("%s cannot run: %s", role, error)
-        raise
+    trail = AuditTrail(config)
+    with contextlib.ExitStack() as alive:
+
+        def ready() -> None:
+            index = alive.enter_context(contextlib.closing(Index(config.database_url)))
+            alive.enter_context(beating(index, role))
+            trail.started(role)
+            say_ready()
+
+        try:
+            ROLES[role](config, stop, ready)
+        except SightlineError as error:
+            logger.error("%s cannot run: %s", role, error)
+            raise
+    trail.stopped(role)
 
 
 def _stop_with(sentinel: int, stop: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""The supervisor: runs receiver, reader and query service as child processes and keeps them running.
+"""The supervisor: runs receiver, reader, query service and monitor as child processes and keeps them running.
 
 Neither receives nor reads; it only starts, watches, restarts with growing pauses, and ends
 all cleanly on SIGTERM or SIGINT. Children are spawned, not forked: a fork of a process with
@@ -120,7 +120,7 @@ def run(
     Parameters
     ----------
     config: of the node.
-    roles: which processes, of ``"receiver"``, ``"reader"`` and ``"service"``.
+    roles: which processes, of ``"receiver"``, ``"reader"``, ``"service"`` and ``"monitor"``.
     stop: ends the node when set; signals and logging are left alone then, so that a program
         with a main thread of its own can run a node in another thread.
     ready: set once every role is up.

@@ -1,4 +1,4 @@
-"""The FastAPI application: routers, the page, errors, envelope. Not the server (`dicom_node.service.run`)."""
+"""The FastAPI application: routers, the page, errors, envelope. Not the server (`dicom_node.http_server`)."""
 
 from __future__ import annotations
 

@@ -113,9 +113,12 @@ def write_config(config: Config, path: Path) -> Path:
         f'archive = "{config.archive}"',
         f"quiet_seconds = {config.quiet_seconds}",
         f'log_level = "{config.log_level}"',
+        f'log_format = "{config.log_format}"',
         f"reserve_gib = {config.reserve_gib}",
         "[service]",
         f"port = {config.service.port}",
+        "[monitor]",
+        f"port = {config.monitor.port}",
         "[delivery]",
         f"retry_seconds = {config.delivery.retry_seconds}",
     ]
