@@ -12,6 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import sqlalchemy as sa
 from prometheus_client.core import (
@@ -22,7 +23,6 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 from sqlalchemy.orm import Session
 
 import dicom_node
@@ -107,7 +107,7 @@ def _traffic(session: Session) -> Iterator[Metric]:
 
 def _queues(session: Session, now: float) -> Iterator[Metric]:
     """How much waits for what, and how long the oldest has waited."""
-    waits = {
+    waits: dict[str, sa.Executable] = {
         "receiving": sa.select(sa.func.count(), sa.func.min(Study.last_ct_at)).where(Study.waiting),
         "choosing": _generations("complete"),
         "reading": _generations("queued"),
@@ -127,7 +127,7 @@ def _queues(session: Session, now: float) -> Iterator[Metric]:
     yield oldest
 
 
-def _generations(state: str) -> sa.Select[tuple[int, float]]:
+def _generations(state: str) -> sa.Executable:
     return sa.select(sa.func.count(), sa.func.min(Generation.complete_at)).where(Generation.state == state)
 
 
@@ -198,13 +198,13 @@ def _histograms(session: Session) -> Iterator[Metric]:
     )
 
 
-def _histogram(session: Session, what: tuple[str, str], durations: sa.Select[tuple[float]]) -> Metric:
+def _histogram(session: Session, what: tuple[str, str], durations: sa.Select[Any]) -> Metric:
     """Counted by the database; `durations` has one column ``d``, in seconds."""
     d = durations.subquery().c.d
     seconds = sa.case((d < 0, 0.0), else_=d)  # a clock may have been set back
     within = [sa.func.sum(sa.case((seconds <= bound, 1), else_=0)) for bound in BUCKETS]
     count, total, *counts = session.execute(sa.select(sa.func.count(), sa.func.sum(seconds), *within)).one()
-    buckets = [(floatToGoString(b), float(n or 0)) for b, n in zip(BUCKETS, counts, strict=True)]
+    buckets = [(str(b), float(n or 0)) for b, n in zip(BUCKETS, counts, strict=True)]
     return HistogramMetricFamily(
         *what, buckets=[*buckets, ("+Inf", float(count))], sum_value=float(total or 0)
     )

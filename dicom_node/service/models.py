@@ -84,7 +84,7 @@ class Study(BaseModel):
     study_instance_uid: str
     series_instance_uid: str | None
     generation: int | None
-    state: Literal["receiving", "complete", "queued", "read", "refused", "unchanged", "failed"]
+    state: Literal["receiving", "complete", "queued", "read", "refused", "unchanged", "failed", "removed"]
     reason: str | None
     images: int
     last_image_at: float

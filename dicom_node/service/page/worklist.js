@@ -13,6 +13,7 @@ export const STATES = {
   refused: "cannot be read",
   unchanged: "nothing new to read",
   failed: "reading failed",
+  removed: "results were removed",
 };
 
 export class Worklist {
