@@ -18,6 +18,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from dicom_node import traffic
+from dicom_node.archive import tag
 from dicom_node.audit import AuditTrail
 from dicom_node.audit_message import Concerned, Participant
 from dicom_node.config import Config
@@ -87,6 +88,13 @@ class ReceiveMetrics:
             alerts, self._alerts = self._alerts, Counter()
         for (ae_title, address, reason), count in alerts.items():
             self.audit.alert(Participant(ae_title or "unknown", address=address or None), reason, count)
+            logger.warning(
+                "associations refused peer=%s address=%s n=%d reason=%s",
+                tag(ae_title),
+                address,
+                count,
+                reason,
+            )
         try:
             self.traffic.flush()
         except sa.exc.SQLAlchemyError as error:

@@ -67,11 +67,15 @@ class Retention:
 
     def run(self, stop: threading.Event) -> None:
         """One round every half minute until `stop` is set."""
+        is_sound = False  # looking for what was left half done takes a walk through all folders
         while not stop.is_set():
             try:
-                self.recover()
+                if not is_sound:
+                    self.recover()
+                is_sound = True
                 self.sweep(stop=stop)
             except (OSError, sa.exc.SQLAlchemyError) as error:
+                is_sound = False
                 logger.error("retention round failed, tried again error=%s", type(error).__name__)
             stop.wait(ROUND_SECONDS)
 

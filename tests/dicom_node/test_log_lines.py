@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node.archive import tag
+from dicom_node.cli import main
 from dicom_node.errors import SightlineError
 from dicom_node.log_lines import KEY_FILE, LineFormatter, archive_key, keyed_digest
 
@@ -91,6 +92,15 @@ def test_the_key_is_drawn_once_and_for_its_owner_only(tmp_path: Path) -> None:
     assert archive_key(tmp_path / "archive") == key
     assert archive_key(tmp_path / "other") != key
     assert [path.name for path in file.parent.iterdir()] == [KEY_FILE]
+
+
+def test_the_command_line_says_what_stands_for_a_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('archive = "archive"\n')
+    assert main(["tag", f"{UID} ", "--config", str(config)]) == 0
+    assert capsys.readouterr().out == keyed_digest(archive_key(tmp_path / "archive"), UID) + "\n"
 
 
 @pytest.mark.parametrize("content", ["", "zz", "00" * 31])
