@@ -24,6 +24,7 @@ from dicom_node.errors import SightlineError
 from dicom_node.index import Association, Generation, Index, Instance, Study, Touch
 from dicom_node.log_lines import Tag
 
+CORRECTIONS = "corrections"  # folder in the results folder of a reading that a person corrected
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -226,6 +227,11 @@ class Archive:
                 .order_by(Instance.id)
             )
             return list(rows)
+
+
+def results_folder(archive: Archive, key: str) -> Path:
+    """Where the files of a reading lie."""
+    return archive.root / "results" / key
 
 
 def _write_part(path: Path, content: bytes) -> Path:

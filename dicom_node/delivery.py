@@ -21,11 +21,10 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
 
-from dicom_node.archive import Archive
+from dicom_node.archive import Archive, results_folder
 from dicom_node.config import Config, DeliverySettings, Destination
 from dicom_node.delivery_audit import DeliveryAudit
-from dicom_node.index import Delivery, ReadingRow, Result
-from dicom_node.readings import REPORT_RANK, results_folder
+from dicom_node.index import REPORT_RANK, Delivery, ReadingRow, Result
 
 logger = logging.getLogger(__name__)
 

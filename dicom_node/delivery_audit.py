@@ -10,12 +10,11 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from dicom_node.archive import Archive
+from dicom_node.archive import Archive, results_folder
 from dicom_node.audit import AuditTrail
 from dicom_node.audit_message import Concerned, Participant
 from dicom_node.config import Config
 from dicom_node.index import Delivery, ReadingRow, Result
-from dicom_node.readings import results_folder
 
 
 class DeliveryAudit:

@@ -18,6 +18,9 @@ from dicom_node.errors import SightlineError
 
 SCHEMA_VERSION = 1
 UID = sa.String(64)  # PS3.5 table 6.2-1, VR UI
+# `Result.rank` of a report; lower are segments, which a receiver that opens it at once must find, higher are
+# corrections.
+REPORT_RANK = 1
 
 
 class Base(DeclarativeBase):

@@ -9,11 +9,13 @@ a received value: peers have the names that the configuration gives them. Not th
 from __future__ import annotations
 
 import logging
+import math
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -30,8 +32,7 @@ from dicom_node import traffic
 from dicom_node.archive import Archive
 from dicom_node.config import Config
 from dicom_node.heartbeat import ProcessRow, alive
-from dicom_node.index import Delivery, Generation, ReadingRow, Result, Study
-from dicom_node.readings import REPORT_RANK
+from dicom_node.index import REPORT_RANK, Delivery, Generation, ReadingRow, Result, Study
 from dicom_node.removed import RemovedInstance, RemovedReading
 from dicom_node.traffic import TrafficRow
 
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds; from a reading on a GPU to a destination that was down for days.
 BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21600.0, 86400.0, 604800.0)
+HISTOGRAM_SECONDS = 60.0  # a histogram is at most so old
 # What is counted -> name, help, and what its detail is called.
 _TRAFFIC: dict[str, tuple[str, str, str | None]] = {
     traffic.ASSOCIATIONS: ("sightline_associations", "Associations accepted", None),
@@ -61,6 +63,9 @@ class NodeCollector(Collector):
     def __init__(self, config: Config, archive: Archive) -> None:
         self._config = config
         self._archive = archive
+        self._histograms: tuple[Metric, ...] = ()
+        self._computed_at = -math.inf
+        self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now; where the index cannot be read, those that need none."""
@@ -68,13 +73,21 @@ class NodeCollector(Collector):
         yield from self._disk()
         try:
             with self._archive.index.reading() as session:
-                families = list(_from_index(session, time.time()))
+                families = [*_from_index(session, time.time()), *self._slow(session)]
         except sa.exc.SQLAlchemyError as error:
             logger.error("metrics without the index error=%s", type(error).__name__)
             families = []
         up = float(bool(families))
         yield GaugeMetricFamily("sightline_index_up", "Whether the index can be read", value=up)
         yield from families
+
+    def _slow(self, session: Session) -> tuple[Metric, ...]:
+        """The histograms, which ask for every study there ever was, and so not at every scrape."""
+        with self._lock:
+            if time.monotonic() - self._computed_at >= HISTOGRAM_SECONDS:
+                self._histograms = tuple(_histograms(session))
+                self._computed_at = time.monotonic()
+            return self._histograms
 
     def _disk(self) -> Iterator[Metric]:
         usage = shutil.disk_usage(self._archive.root)
@@ -90,7 +103,6 @@ def _from_index(session: Session, now: float) -> Iterator[Metric]:
     yield from _traffic(session)
     yield from _queues(session, now)
     yield from _states(session)
-    yield from _histograms(session)
     yield from _removed(session)
     yield from _processes(session, now)
 
@@ -173,41 +185,39 @@ def _histograms(session: Session) -> Iterator[Metric]:
     yield _histogram(
         session,
         ("sightline_received_to_ready_seconds", "Last CT image to complete"),
-        sa.select((Generation.complete_at - Generation.last_ct_at).label("d")),
+        sa.select(Generation.complete_at - Generation.last_ct_at),
     )
     yield _histogram(
         session,
         ("sightline_ready_to_read_seconds", "Complete to read"),
-        sa.select((ReadingRow.finished_at - first.c.complete_at).label("d")).join(
+        sa.select(ReadingRow.finished_at - first.c.complete_at).join(
             first, first.c.reading_key == ReadingRow.key
         ),
     )
     yield _histogram(
         session,
         ("sightline_read_to_delivered_seconds", "Read to stored at a destination, per result"),
-        sa.select((Delivery.delivered_at - Delivery.created_at).label("d"))
+        sa.select(Delivery.delivered_at - Delivery.created_at)
         .join(Result, Result.sop_instance_uid == Delivery.sop_instance_uid)
         .where(of_reading, Delivery.delivered_at.is_not(None)),
     )
     yield _histogram(
         session,
         ("sightline_received_to_delivered_seconds", "Last CT image to all results at all destinations"),
-        sa.select((delivered.c.at - first.c.last_ct_at).label("d")).join_from(
+        sa.select(delivered.c.at - first.c.last_ct_at).join_from(
             delivered, first, first.c.reading_key == delivered.c.reading_key
         ),
     )
 
 
-def _histogram(session: Session, what: tuple[str, str], durations: sa.Select[Any]) -> Metric:
-    """Counted by the database; `durations` has one column ``d``, in seconds."""
-    d = durations.subquery().c.d
-    seconds = sa.case((d < 0, 0.0), else_=d)  # a clock may have been set back
-    within = [sa.func.sum(sa.case((seconds <= bound, 1), else_=0)) for bound in BUCKETS]
-    count, total, *counts = session.execute(sa.select(sa.func.count(), sa.func.sum(seconds), *within)).one()
-    buckets = [(str(b), float(n or 0)) for b, n in zip(BUCKETS, counts, strict=True)]
-    return HistogramMetricFamily(
-        *what, buckets=[*buckets, ("+Inf", float(count))], sum_value=float(total or 0)
-    )
+def _histogram(session: Session, what: tuple[str, str], query: sa.Executable) -> Metric:
+    """Of durations in seconds, the one column of a query."""
+    durations = np.fromiter(session.scalars(query), dtype=np.float64)
+    durations = np.sort(np.maximum(durations, 0.0))  # a clock may have been set back
+    counts = np.searchsorted(durations, BUCKETS, side="right")
+    buckets = [(str(bound), float(count)) for bound, count in zip(BUCKETS, counts, strict=True)]
+    buckets.append(("+Inf", float(len(durations))))
+    return HistogramMetricFamily(*what, buckets=buckets, sum_value=float(durations.sum()))
 
 
 def _removed(session: Session) -> Iterator[Metric]:

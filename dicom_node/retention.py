@@ -24,13 +24,11 @@ import sqlalchemy as sa
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 from sqlalchemy.orm import Session
 
-from dicom_node.archive import Archive, tag
+from dicom_node.archive import CORRECTIONS, Archive, results_folder, tag
 from dicom_node.audit import AuditTrail
 from dicom_node.audit_message import Concerned
 from dicom_node.config import Config
-from dicom_node.corrections import FOLDER as CORRECTIONS
 from dicom_node.index import CorrectionRow, Delivery, Generation, Instance, ReadingRow, Result, Study
-from dicom_node.readings import results_folder
 from dicom_node.removed import RemovedInstance, RemovedReading
 
 logger = logging.getLogger(__name__)

@@ -26,10 +26,9 @@ from safetensors.numpy import save_file
 from core_model.encoding_file import EncodingError, load_encoding
 from core_model.landmarks import landmarks
 from core_model.localization import Searchable, place_at
-from dicom_node.archive import Archive
+from dicom_node.archive import Archive, results_folder
 from dicom_node.index import ReadingRow
 from dicom_node.reading_files import ENCODING
-from dicom_node.readings import results_folder
 from dicom_node.removed import RemovedReading
 from dicom_node.service.models import Hit
 from dicom_node.words import in_words

@@ -115,6 +115,7 @@ def write_config(config: Config, path: Path) -> Path:
         f'log_level = "{config.log_level}"',
         f'log_format = "{config.log_format}"',
         f"reserve_gib = {config.reserve_gib}",
+        *([] if config.checkpoint is None else [f'checkpoint = "{config.checkpoint}"']),
         "[service]",
         f"port = {config.service.port}",
         "[monitor]",

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from core_model.reader import Reader
 from dicom_node import retention as module
-from dicom_node.archive import Archive, Received, Stored
+from dicom_node.archive import Archive, Received, Stored, results_folder
 from dicom_node.config import Config, Destination, RetentionSettings
 from dicom_node.delivery import Courier
 from dicom_node.errors import SightlineError
@@ -29,7 +29,6 @@ from dicom_node.index import (
     Schema,
     Study,
 )
-from dicom_node.readings import results_folder
 from dicom_node.removed import RemovedInstance, RemovedReading
 from dicom_node.retention import DAY, SUFFIX, Retention
 from tests.dicom_node.network import Pacs, free_port
