@@ -9,6 +9,7 @@ sender: to forward the lines to an audit repository (RFC 5424) is a log shipper'
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -18,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from dicom_node import audit_message as am
 from dicom_node.audit_message import AuditMessage, Concerned, Participant
@@ -60,15 +60,7 @@ class AuditTrail:
         path = self._folder / time.strftime("%Y-%m-%d.xml-lines", time.gmtime(now))
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(
-                    descriptor, fcntl.LOCK_EX
-                )  # O_APPEND alone is not enough on a network file system
-                os.write(descriptor, line)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _append(path, line)
         except OSError as error:
             logger.error("audit message not written event=%s error=%s", message.event.value, error.strerror)
             return False
@@ -79,7 +71,7 @@ class AuditTrail:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
             identifier = str(header.get("PatientID") or "").strip()
-        except (OSError, InvalidDicomError, ValueError, TypeError, KeyError, AttributeError, EOFError):
+        except Exception:  # whatever a file does to the parser, its transfer is told
             identifier = ""
         return keyed_digest(self._key, identifier) if identifier else am.UNKNOWN
 
@@ -199,3 +191,17 @@ class AuditTrail:
                 alert_subject=peer.address or am.UNKNOWN,
             )
         )
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a whole line, or nothing, and put it on disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # O_APPEND alone is not enough on a network file system
+        before = os.fstat(descriptor).st_size
+        if os.write(descriptor, line) != len(line):  # the disk is full
+            os.ftruncate(descriptor, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
