@@ -115,7 +115,7 @@ class LineFormatter(logging.Formatter):
             fields = {**fields, "error": _place(record.exc_info[1])}
         if self._as_json:
             head = {"time": moment, "level": record.levelname, "logger": record.name, "event": event}
-            return json.dumps({**fields, **head})  # ASCII, so nothing can break the line
+            return json.dumps({**head, **fields, **head})  # ASCII, so nothing can break the line
         pairs = "".join(f" {name}={value}" for name, value in fields.items())
         return _printable(f"{moment} {record.levelname} {record.name} {event}{pairs}")
 
