@@ -23,11 +23,10 @@ from benchmarks.running_service import running_service
 from core_model.checkpoint import load_checkpoint
 from core_model.encoding_file import save_encoding
 from core_model.reading import ModelIdentity, SliceReference, StudyEncoding
-from dicom_node.archive import Archive
+from dicom_node.archive import Archive, results_folder
 from dicom_node.config import Config
 from dicom_node.index import Generation, ReadingRow, Study
 from dicom_node.reading_files import ENCODING
-from dicom_node.readings import results_folder
 
 SHAPE = (75, 45, 56)  # 8 mm cells: 600 x 360 x 448 mm
 STUDY = "2.25.1"

@@ -23,9 +23,20 @@ from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.group_commit import Arrival, GroupCommit, Stored, sync_folder
 from dicom_node.index import Association, Generation, Index, Instance
+from dicom_node.log_lines import Tag
 
-__all__ = ["Archive", "ConflictingInstanceError", "Received", "Stored", "is_uid", "sync_folder", "tag"]
+__all__ = [
+    "Archive",
+    "ConflictingInstanceError",
+    "Received",
+    "Stored",
+    "is_uid",
+    "results_folder",
+    "sync_folder",
+    "tag",
+]
 
+CORRECTIONS = "corrections"  # folder in the results folder of a reading that a person corrected
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -40,9 +51,12 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
-def tag(uid: str) -> str:
-    """A short digest that stands for a UID in logs, where no patient's identifiers belong."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+def tag(uid: str) -> Tag:
+    """What stands for a UID or an AE title in logs, where no patient's identifiers belong.
+
+    A log line shows it as a digest with the archive's key (`dicom_node.log_lines`).
+    """
+    return Tag(uid)
 
 
 class ConflictingInstanceError(Exception):
@@ -149,9 +163,7 @@ class Archive:
         """
         stored = self._commits.commit(arrival)
         if stored is Stored.CONFLICT:
-            raise ConflictingInstanceError(
-                f"instance {tag(arrival.sop_instance_uid)} is archived with another content"
-            )
+            raise ConflictingInstanceError("an instance of this UID is archived with another content")
         return stored
 
     def incoming_folder(self, receiver: str) -> Path:
@@ -206,6 +218,11 @@ class Archive:
                 .order_by(Instance.id)
             )
             return list(rows)
+
+
+def results_folder(archive: Archive, key: str) -> Path:
+    """Where the files of a reading lie."""
+    return archive.root / "results" / key
 
 
 def _write_part(part: Path, content: bytes) -> None:

@@ -46,6 +46,7 @@ def run_checks(config: Config) -> list[CheckResult]:
         ("checkpoint", lambda: _checkpoint(config)),
         ("port", lambda: _port("port", config.address, config.port)),
         ("service", lambda: _service(config)),
+        ("monitor", lambda: _monitor(config)),
         *_peers(config),
     ]
     return [_result(name, check) for name, check in checks]
@@ -143,6 +144,17 @@ def _service(config: Config) -> str:
         ) from error
     guard = "token" if settings.asks_token else "client certificate"
     return f"{free}, asks for a {guard}"
+
+
+def _monitor(config: Config) -> str:
+    settings = config.monitor
+    free = _port("monitor.port", settings.address, settings.port)
+    try:
+        if settings.token_file is not None:
+            read_token(settings.token_file, "monitor.token_file")
+    except SightlineError as error:
+        raise _FailedCheckError(error.message) from error
+    return f"{free}, metrics {'for a token' if settings.token_file else 'for anyone who reaches it'}"
 
 
 def _peers(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:

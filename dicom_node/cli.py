@@ -42,6 +42,7 @@ examples:
   sightline check --config node.toml           is everything ready?
   sightline serve --config node.toml           run the node
   sightline status --config node.toml          which studies came, and how far they are
+  sightline tag 1.2.840.1 --config node.toml   what stands for a UID in the log
 
 exit status: 0 done, 1 a check or the demo failed, 2 bad input (one line says what and the cure)"""
 _PATH = "folder, zip or file of DICOM CT, or a NIfTI file (.nii, .nii.gz) in Hounsfield units"
@@ -66,7 +67,7 @@ examples:
 _SERVE = """\
 Run the node: receive studies by C-STORE, read them, store the results back, answer questions
 over HTTP. With no FILE it listens on 127.0.0.1, port 11112 as SIGHTLINE for DICOM and port 11113
-for questions, and keeps results in its archive."""
+for questions, keeps results in its archive, and shows metrics and health on 127.0.0.1, port 11114."""
 _SERVE_EXAMPLES = """\
 a configuration that sends results to a PACS:
   ae_title = "SIGHTLINE"
@@ -84,6 +85,9 @@ _CHECK = "Check configuration, archive, disk, checkpoint, ports, token, peers (C
 _STATUS = """\
 The studies that came last: state, results, corrections that radiologists sent, and how many
 results and corrections are delivered, wait, or were given up (dead)."""
+_TAG = """\
+What stands for a value in the node's log and audit trail: a study's UID, an AE title, a Patient ID.
+Needs the archive's key, log.key, and so the right to read the archive."""
 _DEMO = """\
 Start a node and a small PACS on loopback, make a phantom study, send it, wait for SEG and SR,
 check them, ask one question, and show what was planted and what was found."""
@@ -140,14 +144,16 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--only",
         action="append",
-        choices=("receiver", "reader", "service"),
+        choices=("receiver", "reader", "service", "monitor"),
         metavar="ROLE",
-        help="run only this part: receiver, reader or service; may be given more than once",
+        help="run only this part: receiver, reader, service or monitor; may be given more than once",
     )
     status = add("status", "which studies came, and how far they are", _STATUS, "", _status)
     status.add_argument("--limit", type=int, default=20, metavar="N", help="how many studies (default: 20)")
     status.add_argument("--json", action="store_true", help="print JSON")
-    for sub in (serve, check, status):
+    tag = add("tag", "what stands for a UID, AE title or Patient ID in the log", _TAG, "", _tag)
+    tag.add_argument("value", help="as it is in the images; without the quotes that a shell may need")
+    for sub in (serve, check, status, tag):
         sub.add_argument("--config", type=Path, metavar="FILE", help="TOML; without it a safe default")
     read = add("read", "read one CT from disk", _READ, _READ_EXAMPLES, _read)
     read.add_argument("path", type=Path, metavar="PATH", help=_PATH)
@@ -313,6 +319,14 @@ def _status(given: argparse.Namespace) -> int:
         Console().print(status_table(lines, time.time()))
     else:
         print("no study has come yet")
+    return 0
+
+
+def _tag(given: argparse.Namespace) -> int:
+    from dicom_node.config import load_config  # noqa: PLC0415
+    from dicom_node.log_lines import archive_key, keyed_digest  # noqa: PLC0415
+
+    print(keyed_digest(archive_key(load_config(given.config).archive), given.value.strip()))
     return 0
 
 

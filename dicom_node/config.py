@@ -47,7 +47,9 @@ from typing import Any, TypeVar
 
 from dicom_node.completeness_settings import CompletenessSettings
 from dicom_node.errors import SightlineError
+from dicom_node.monitor_settings import MonitorSettings
 from dicom_node.receiver_settings import ReceiverSettings
+from dicom_node.retention_settings import RetentionSettings
 from dicom_node.series_settings import SeriesSettings
 
 T = TypeVar("T")
@@ -195,10 +197,12 @@ class Config:
     checkpoint: folder of the model's checkpoint; None means the shipped one.
     device: e.g. ``"cuda:0"`` or ``"cpu"``; None means CUDA where there is any.
     log_level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"`` or ``"ERROR"``.
+    log_format: ``"text"`` for lines of key=value pairs, ``"json"`` for one JSON object per line.
     completeness, results, delivery, service: see `CompletenessSettings`, `ResultSettings`,
         `DeliverySettings` and `ServiceSettings`.
     receiver: see `dicom_node.receiver_settings.ReceiverSettings`.
     series: which series of a study is read, see `dicom_node.series_settings.SeriesSettings`.
+    monitor, retention: see `MonitorSettings` and `RetentionSettings`.
     destinations: the ``[[destination]]`` tables; none means results stay in the archive.
     """
 
@@ -216,12 +220,15 @@ class Config:
     checkpoint: Path | None = None
     device: str | None = None
     log_level: str = "INFO"
+    log_format: str = "text"
     completeness: CompletenessSettings = field(default_factory=CompletenessSettings)
     results: ResultSettings = field(default_factory=ResultSettings)
     series: SeriesSettings = field(default_factory=SeriesSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
     receiver: ReceiverSettings = field(default_factory=ReceiverSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     destinations: tuple[Destination, ...] = field(default=(), metadata={"key": "destination"})
 
     def __post_init__(self) -> None:
@@ -242,6 +249,14 @@ class Config:
         levels = ("DEBUG", "INFO", "WARNING", "ERROR")
         if self.log_level not in levels:
             raise SightlineError(f"log_level = {self.log_level!r}: must be one of {', '.join(levels)}")
+        if self.log_format not in ("text", "json"):
+            raise SightlineError(f"log_format = {self.log_format!r}: must be text or json")
+        self._check_monitor()
+        if 0 < self.retention.free_gib <= self.reserve_gib:
+            raise SightlineError(
+                f"retention.free_gib = {self.retention.free_gib}: must be more than reserve_gib = "
+                f"{self.reserve_gib}; nothing would be removed before the receiver refuses"
+            )
         names = [d.name for d in self.destinations]
         for name in names:
             if names.count(name) > 1:
@@ -249,6 +264,15 @@ class Config:
         if self.completeness.ask is not None and self.completeness.ask not in names:
             raise SightlineError(
                 f"completeness.ask = {self.completeness.ask!r}: must be the name of a [[destination]]"
+            )
+
+    def _check_monitor(self) -> None:
+        settings = self.monitor
+        guarded = settings.token_file is not None or settings.open_to_all
+        if not _is_loopback("monitor.address", settings.address) and not guarded:
+            raise SightlineError(
+                f"monitor.address = {settings.address!r} is not loopback; set monitor.token_file, "
+                "or monitor.open_to_all = true where anyone may see how busy the node is"
             )
 
     @property
@@ -300,6 +324,7 @@ def load_config(path: Path | None) -> Config:
         checkpoint=checkpoint,
         service=config.service.relative_to(here),
         receiver=config.receiver.relative_to(here),
+        monitor=config.monitor.relative_to(here),
     )
 
 

@@ -33,7 +33,7 @@ import sqlalchemy as sa
 from pydicom.dataset import Dataset
 
 from core_model.reading import ModelIdentity
-from dicom_node.archive import Archive, sync_folder
+from dicom_node.archive import CORRECTIONS, Archive, sync_folder
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.index import CorrectionRow, Delivery, Result
@@ -52,7 +52,7 @@ from dicom_node.series_frames import read_references
 from dicom_node.series_pixels import load_headers
 
 SCHEMA = "sightline-correction/1"
-FOLDER = "corrections"
+FOLDER = CORRECTIONS
 RANK_SEGMENTATION, RANK_REPORT = 2, 3  # after all that the node itself made of the reading
 MAX_NAME = 64  # characters of a component group (PS3.5 6.2, VR PN)
 
@@ -90,7 +90,7 @@ def keep_correction(
 
     Parameters
     ----------
-    study, key, folder, slices: of the reading (`dicom_node.readings.results_folder`).
+    study, key, folder, slices: of the reading (`dicom_node.archive.results_folder`).
 
     Raises
     ------

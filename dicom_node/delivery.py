@@ -21,10 +21,10 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
 
-from dicom_node.archive import Archive
+from dicom_node.archive import Archive, results_folder
 from dicom_node.config import Config, DeliverySettings, Destination
-from dicom_node.index import Delivery, ReadingRow, Result
-from dicom_node.readings import REPORT_RANK, results_folder
+from dicom_node.delivery_audit import DeliveryAudit
+from dicom_node.index import REPORT_RANK, Delivery, ReadingRow, Result
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,7 @@ class Courier:
     def __init__(self, config: Config, archive: Archive) -> None:
         self._config = config
         self._archive = archive
+        self._audit = DeliveryAudit(config, archive)
 
     def run(self, stop: threading.Event) -> None:
         """Send what is due until `stop` is set."""
@@ -154,9 +155,13 @@ class Courier:
         for destination in self._config.destinations:
             # One rank after the other: a report is not due before its segmentations are there.
             while parcels := self._due(destination, now):
+                peer = (destination.ae_title, destination.address)
+                self._audit.begin(destination.name, *peer, [parcel.sop_instance_uid for parcel in parcels])
                 outcomes = send(destination, self._config, parcels)
                 for outcome in outcomes:
                     self._note(destination, outcome, now)
+                done = {o.parcel.sop_instance_uid: o.stored for o in outcomes}
+                self._audit.end(*peer, [u for u in done if done[u]], [u for u in done if not done[u]])
                 stored += sum(outcome.stored for outcome in outcomes)
         return stored
 

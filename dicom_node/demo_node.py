@@ -50,6 +50,9 @@ retry_seconds = 1.0
 [service]
 port = {free_port()}
 
+[monitor]
+port = {free_port()}
+
 [[destination]]
 name = "demo-pacs"
 address = "127.0.0.1"

@@ -23,6 +23,9 @@ SCHEMA_VERSION = 2
 UID = sa.String(64)  # PS3.5 table 6.2-1, VR UI
 # Bytes and row numbers outgrow 32 bits; SQLite numbers rows only in a column declared INTEGER.
 Large = Annotated[int, mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"))]
+# `Result.rank` of a report; lower are segments, which a receiver that opens it at once must find, higher are
+# corrections.
+REPORT_RANK = 1
 
 
 class Base(DeclarativeBase):

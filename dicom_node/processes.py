@@ -1,59 +1,42 @@
-"""The node's processes, each of which can also run alone: the receiver, the reader and the service.
+"""The node's processes, each of which can also run alone: receiver, reader, service and monitor.
 
 They share nothing but the archive. Run one alone with
-``python -m dicom_node.processes receiver --config FILE`` (or ``reader``, ``service``), under any
-process manager; `dicom_node.serve` runs all of them. Here are also the things a process needs once: log
-lines and a clean end.
+``python -m dicom_node.processes receiver --config FILE`` (or another role), under any process
+manager; `dicom_node.serve` runs all of them. Here is also what each needs once: signs of life, lines in
+the audit trail when it starts and stops, and a clean end.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from dicom_node import removed, traffic  # noqa: F401  their tables are made with the others
 from dicom_node.archive import Archive
+from dicom_node.audit import AuditTrail
 from dicom_node.config import Config, load_config
 from dicom_node.errors import SightlineError
+from dicom_node.heartbeat import beating
+from dicom_node.index import Index
+from dicom_node.log_lines import configure_logging
+from dicom_node.words import in_words
 
 # By name, because this module also runs as __main__.
 logger = logging.getLogger("dicom_node.processes")
 
 SayReady = Callable[[], None]
 READY = "ready"  # what a child reports when it is
-
-
-def configure_logging(level: str, log: Path | None = None) -> None:
-    """Structured lines: UTC time, level, logger, message of key=value pairs.
-
-    Parameters
-    ----------
-    log: file that the lines are appended to; standard error by default.
-    """
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr) if log is None else logging.FileHandler(log, encoding="utf-8")
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)  # other libraries may put data set values into their info lines
-    logging.getLogger("dicom_node").setLevel(level)
-
-
-def log_file() -> Path | None:
-    """Where `configure_logging` has this process's lines go, for its own children."""
-    handlers = logging.getLogger().handlers
-    return next((Path(h.baseFilename) for h in handlers if isinstance(h, logging.FileHandler)), None)
 
 
 def stop_on_signals() -> threading.Event:
@@ -115,10 +98,18 @@ def run_query_service(config: Config, stop: threading.Event, say_ready: SayReady
     run_service(config, stop, say_ready)
 
 
+def run_node_monitor(config: Config, stop: threading.Event, say_ready: SayReady) -> None:
+    """Serve metrics and health, and remove what is done with; raises as `dicom_node.monitor.run_monitor`."""
+    from dicom_node.monitor import run_monitor  # noqa: PLC0415  the receiver needs no HTTP server
+
+    run_monitor(config, stop, say_ready)
+
+
 ROLES: dict[str, Callable[..., None]] = {
     "receiver": run_receiver,
     "reader": run_reader,
     "service": run_query_service,
+    "monitor": run_node_monitor,
 }
 RECEIVER_MEMBER = "receiver member"  # a role that only the receiver gives, with what its members share
 
@@ -126,7 +117,8 @@ RECEIVER_MEMBER = "receiver member"  # a role that only the receiver gives, with
 def run_role(role: str, config: Config, say_ready: SayReady, *, slot: int = 0, shared: Any = None) -> None:
     """Run one role as this process's whole work; returns when a signal asked it to end.
 
-    As a child it also ends when its parent dies, so that no half of a node is left behind.
+    As a child it also ends when its parent dies, so that no half of a node is left behind. From
+    the moment it is ready the index has its heartbeat.
 
     Parameters
     ----------
@@ -142,16 +134,28 @@ def run_role(role: str, config: Config, say_ready: SayReady, *, slot: int = 0, s
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_stop_with, args=(parent.sentinel, stop), daemon=True).start()
-    try:
-        if role == "reader":
-            run_reader(config, stop, say_ready, slot=slot)
-        elif role == RECEIVER_MEMBER:
-            run_receiver_member(config, stop, say_ready, shared)
-        else:
-            ROLES[role](config, stop, say_ready)
-    except SightlineError as error:
-        logger.error("%s cannot run: %s", role, error)
-        raise
+    trail = AuditTrail(config)
+    with contextlib.ExitStack() as alive:
+
+        def ready() -> None:
+            index = alive.enter_context(contextlib.closing(Index(config.database_url)))
+            alive.enter_context(beating(index, role))
+            if role != RECEIVER_MEMBER:  # its receiver has said so
+                trail.started(role)
+            say_ready()
+
+        try:
+            if role == "reader":
+                run_reader(config, stop, ready, slot=slot)
+            elif role == RECEIVER_MEMBER:
+                run_receiver_member(config, stop, ready, shared)
+            else:
+                ROLES[role](config, stop, ready)
+        except SightlineError as error:
+            logger.error("%s cannot run: %s", role, error)
+            raise
+    if role != RECEIVER_MEMBER:
+        trail.stopped(role)
 
 
 def _stop_with(sentinel: int, stop: threading.Event) -> None:
@@ -166,13 +170,16 @@ def child_main(role: str, config: Config, log: Path | None, report: Connection, 
     Leaves without joining threads: a reading under way may take a minute, is in no state
     worth waiting for, and is repeated at the next start.
     """
-    configure_logging(config.log_level, log)
     status = 0
     try:
+        configure_logging(config, log)
         run_role(role, config, lambda: report.send(READY), shared=shared)
     except SightlineError as error:
         report.send(str(error))
         status = 2
+    except Exception as error:  # multiprocessing would print its text, which may quote a data set
+        logger.critical("defect role=%s error=%s", role, in_words(error))
+        status = 1
     logging.shutdown()
     os._exit(status)
 
@@ -186,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         config = load_config(given.config)
-        configure_logging(config.log_level)
+        configure_logging(config)
         run_role(given.role, config, lambda: None, slot=given.slot)
     except SightlineError as error:
         print(error, file=sys.stderr)

@@ -22,10 +22,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core_model.reading import ModelIdentity, Reading, SliceReference
-from dicom_node.archive import Archive, sync_folder, tag
+from dicom_node.archive import Archive, results_folder, sync_folder, tag
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
-from dicom_node.index import Delivery, Generation, ReadingRow, Result
+from dicom_node.index import REPORT_RANK, Delivery, Generation, ReadingRow, Result
 from dicom_node.instances import read_instance
 from dicom_node.reading_files import LESIONS, ORGANS, REPORT, write_numbers, write_objects
 from dicom_node.results.identifiers import result_key
@@ -37,8 +37,6 @@ from dicom_node.series_settings import WAS_READ
 
 logger = logging.getLogger(__name__)
 
-# A receiver that opens the report at once must find the segments that it refers to.
-REPORT_RANK = 1
 _RANK = {LESIONS: 0, ORGANS: 0, REPORT: REPORT_RANK}
 
 
@@ -108,11 +106,6 @@ def select(archive: Archive, config: Config, model: ModelIdentity, generation: G
         if earlier is not None:
             row.reason = f"the same images were read as generation {earlier}"
     return row
-
-
-def results_folder(archive: Archive, key: str) -> Path:
-    """Where the files of a reading lie."""
-    return archive.root / "results" / key
 
 
 def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) -> Finished:

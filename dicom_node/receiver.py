@@ -25,6 +25,7 @@ from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.lobby import Lobby
 from dicom_node.open_associations import OpenAssociations, make_slots
+from dicom_node.receive_metrics import ReceiveMetrics
 from dicom_node.store_requests import ProtocolError, StoreRequest
 from dicom_node.store_service import CT_CLASSES, SUCCESS, Outcome, Reception, Sender, StoreService
 from dicom_node.tls import server_context
@@ -106,6 +107,7 @@ class Receiver:
         # 64 characters are what the index has for it.
         self._name = f"{config.ae_title}:{config.port}/{process}@{socket.gethostname()}"[:64]
         self._policy = AssociationPolicy(config)
+        self._metrics = ReceiveMetrics(config, archive.index)
         self._tls = server_context(config.receiver)
         self._open = open_associations or OpenAssociations(
             config, make_slots(config, multiprocessing.get_context("spawn"))
@@ -134,7 +136,7 @@ class Receiver:
         self._open.clear()
         self._lobby = Lobby(
             listener,
-            self._policy.may_connect,
+            self._may_connect,
             self._admit,
             others_first=self._open.others_have_fewer,
             tls=self._tls,
@@ -142,6 +144,7 @@ class Receiver:
             request_seconds=self._config.receiver.request_seconds,
         )
         self._lobby.start()
+        self._metrics.start()
         logger.info(
             "receiver ready ae_title=%s address=%s port=%d tls=%s",
             self._config.ae_title,
@@ -159,13 +162,23 @@ class Receiver:
         deadline = time.monotonic() + _STOP_SECONDS
         for association in list(self._associations):
             association.join(max(0.0, deadline - time.monotonic()))
+        self._metrics.stop()
         self._archive.close_all_associations(self._name)
 
     def note(self, outcome: Outcome) -> None:
-        """Log how a C-STORE request ended."""
+        """Log and count how a C-STORE request ended."""
+        visit = outcome.sender.visit
         if outcome.status != SUCCESS:
+            visit.on_refused(outcome.status)
             logger.warning("refused instance status=0x%04X reason=%s", outcome.status, outcome.reason)
             return
+        visit.on_stored(
+            outcome.study_instance_uid,
+            outcome.request.sop_class_uid,
+            outcome.n_bytes,
+            is_new=outcome.is_new,
+            path=self._archive.path(outcome.request.sop_instance_uid),
+        )
         logger.debug(
             "stored instance=%s ct=%s new=%s bytes=%d ms=%.1f",
             tag(outcome.request.sop_instance_uid),
@@ -191,6 +204,12 @@ class Receiver:
             ae.add_supported_context(storage_class, decodable if is_ct else stored_only)
         return ae
 
+    def _may_connect(self, address: str) -> bool:
+        allowed = self._policy.may_connect(address)
+        if not allowed:
+            self._metrics.on_association_refused("", address, "address not allowed")
+        return allowed
+
     def _admit(self, connection: socket.socket, address: str, request: bytes) -> None:
         """Begin an association, or say why not. Called by the lobby."""
         who = caller(request, address)
@@ -199,17 +218,20 @@ class Receiver:
             rejection = Rejection.DISK
         place = self._open.enter(address) if rejection is None else None
         if who is None or place is None:
-            self._reject(connection, address, rejection or Rejection.TOO_MANY)
+            title = "" if who is None else who.calling_ae_title
+            self._reject(connection, title, address, rejection or Rejection.TOO_MANY)
             return
         try:
-            self._begin_association(connection, request, Sender(who.calling_ae_title, address), place)
+            visit = self._metrics.on_association(who.calling_ae_title, address)
+            sender = Sender(who.calling_ae_title, address, visit)
+            self._begin_association(connection, request, sender, place)
         except (OSError, RuntimeError) as error:  # the peer has left, or no thread can be started
             logger.warning("association not begun address=%s error=%s", address, type(error).__name__)
             connection.close()
             self._open.leave(place)
 
-    def _reject(self, connection: socket.socket, address: str, rejection: Rejection) -> None:
-        logger.warning("association refused address=%s reason=%s", address, rejection.name)
+    def _reject(self, connection: socket.socket, title: str, address: str, rejection: Rejection) -> None:
+        self._metrics.on_association_refused(title, address, rejection.name.lower().replace("_", " "))
         with contextlib.suppress(OSError):  # the peer has left
             connection.send(rejection.pdu)  # ten bytes, which any socket's buffer takes
         connection.close()
@@ -241,6 +263,7 @@ class Receiver:
     def _end_association(self, association: StoreAssociation, sender: Sender, place: int) -> None:
         self._open.leave(place)
         self._associations.discard(association)
+        sender.visit.on_end()
         try:
             self._store.end(sender)
         except sa.exc.SQLAlchemyError as error:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from dicom_node.archive import Archive
 from dicom_node.config import Config
+from dicom_node.log_lines import log_file
 from dicom_node.open_associations import OpenAssociations, Slots, make_slots
-from dicom_node.processes import RECEIVER_MEMBER, log_file
+from dicom_node.processes import RECEIVER_MEMBER
 from dicom_node.receiver import Receiver, listen
 from dicom_node.serve import WATCH_SECONDS, Child
 

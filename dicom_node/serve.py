@@ -1,4 +1,4 @@
-"""The supervisor: runs receiver, reader and query service as child processes and keeps them running.
+"""The supervisor: runs receiver, reader, query service and monitor as child processes and keeps them running.
 
 Neither receives nor reads; it only starts, watches, restarts with growing pauses, and ends
 all cleanly on SIGTERM or SIGINT. Children are spawned, not forked: a fork of a process with
@@ -20,7 +20,8 @@ from typing import Any
 from dicom_node.archive import Archive
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
-from dicom_node.processes import READY, ROLES, child_main, configure_logging, stop_on_signals
+from dicom_node.log_lines import configure_logging
+from dicom_node.processes import READY, ROLES, child_main, stop_on_signals
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def run(
     Parameters
     ----------
     config: of the node.
-    roles: which processes, of ``"receiver"``, ``"reader"`` and ``"service"``.
+    roles: which processes, of ``"receiver"``, ``"reader"``, ``"service"`` and ``"monitor"``.
     stop: ends the node when set; signals and logging are left alone then, so that a program
         with a main thread of its own can run a node in another thread.
     ready: set once every role is up.
@@ -151,7 +152,7 @@ def run(
     receiver is.
     """
     if stop is None:
-        configure_logging(config.log_level, log)
+        configure_logging(config, log)
         stop = stop_on_signals()
     Archive.open(config).index.close()  # errors here and now, and no two children that make tables
     context = multiprocessing.get_context("spawn")

@@ -11,10 +11,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from dicom_node.archive import Archive
+from dicom_node.archive import Archive, results_folder
 from dicom_node.delivery import stored_back_at
-from dicom_node.index import CorrectionRow, Delivery, Generation, ReadingRow, Result, Study
-from dicom_node.readings import REPORT_RANK, results_folder
+from dicom_node.index import REPORT_RANK, CorrectionRow, Delivery, Generation, ReadingRow, Result, Study
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from dicom_node.config import Config
 from dicom_node.disk_space import DiskSpace
 from dicom_node.group_commit import Arrival
 from dicom_node.incoming import IncomingFile, UnreadableError
+from dicom_node.receive_metrics import Visit
 from dicom_node.store_requests import StoreRequest
 
 CT_CLASSES = frozenset(
@@ -55,12 +56,14 @@ class Sender:
     Attributes
     ----------
     ae_title, address: of the peer.
+    visit: is told what it brings.
     instances, n_bytes: what came so far, refused or not.
     number: of the association in the index; given on its first CT image.
     """
 
     ae_title: str
     address: str
+    visit: Visit
     instances: int = 0
     n_bytes: int = 0
     number: int | None = None
@@ -75,7 +78,7 @@ class Outcome:
     sender, request: who sent what.
     status: of the response.
     reason: why it was refused; empty otherwise.
-    is_ct, is_new: of what was stored.
+    study_instance_uid, is_ct, is_new: of what was stored.
     n_bytes: of the data set.
     seconds: from the request to the response.
     """
@@ -84,6 +87,7 @@ class Outcome:
     request: StoreRequest
     status: int
     reason: str
+    study_instance_uid: str
     is_ct: bool
     is_new: bool
     n_bytes: int
@@ -171,6 +175,7 @@ class Reception:
             request=self._request,
             status=SUCCESS if refusal is None else refusal.status,
             reason="" if refusal is None else str(refusal),
+            study_instance_uid="" if arrival is None else arrival.study_instance_uid,
             is_ct=arrival is not None and arrival.is_ct,
             is_new=stored is Stored.NEW,
             n_bytes=self._n_bytes,

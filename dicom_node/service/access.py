@@ -1,6 +1,6 @@
 """Who may ask, and how much may be sent: the token, and the envelope round every answer.
 
-Not the listening itself and no TLS (`dicom_node.service.run`). A bearer token is no identity of
+Not the listening itself and no TLS (`dicom_node.http_server`). A bearer token is no identity of
 a person: whoever has it may ask everything.
 """
 
@@ -64,8 +64,12 @@ def token_path(config: Config) -> Path:
     return config.service.token_file or config.archive.absolute() / TOKEN_FILE
 
 
-def read_token(path: Path) -> str:
+def read_token(path: Path, setting: str = "service.token_file") -> str:
     """The token in a file: one line of ASCII.
+
+    Parameters
+    ----------
+    setting: that names the file, for messages.
 
     Raises
     ------
@@ -76,12 +80,12 @@ def read_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise SightlineError(
-            f"service.token_file = {str(path)!r}: cannot be read ({reason}); put one line of "
+            f"{setting} = {str(path)!r}: cannot be read ({reason}); put one line of "
             f"{MIN_TOKEN} or more letters and digits into it"
         ) from None
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise SightlineError(
-            f"service.token_file = {str(path)!r}: the token must be one line of {MIN_TOKEN} or more "
+            f"{setting} = {str(path)!r}: the token must be one line of {MIN_TOKEN} or more "
             "ASCII characters without spaces"
         )
     return token

@@ -1,4 +1,4 @@
-"""The FastAPI application: routers, the page, errors, envelope. Not the server (`dicom_node.service.run`)."""
+"""The FastAPI application: routers, the page, errors, envelope. Not the server (`dicom_node.http_server`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dicom_node.service import (
     routes_studies,
 )
 from dicom_node.service.access import BODY_BYTES, HEALTH, Envelope
+from dicom_node.service.audited import Audited
 from dicom_node.service.errors import add_error_handlers
 from dicom_node.service.parts import Parts
 
@@ -62,6 +63,7 @@ def create_app(parts: Parts, token: str | None) -> FastAPI:
         body_limit=lambda path: _body_limit(path, parts),
         without_token=page_files.page_paths() | {HEALTH},
     )
+    app.add_middleware(Audited, config=parts.config, archive=parts.archive)
     return app
 
 

@@ -26,10 +26,10 @@ from safetensors.numpy import save_file
 from core_model.encoding_file import EncodingError, load_encoding
 from core_model.landmarks import landmarks
 from core_model.localization import Searchable, place_at
-from dicom_node.archive import Archive
+from dicom_node.archive import Archive, results_folder
 from dicom_node.index import ReadingRow
 from dicom_node.reading_files import ENCODING
-from dicom_node.readings import results_folder
+from dicom_node.removed import RemovedReading
 from dicom_node.service.models import Hit
 from dicom_node.words import in_words
 
@@ -122,11 +122,14 @@ class ArchiveSearch:
                 .where(ReadingRow.finished_at >= self._since - OVERLAP_SECONDS)
                 .order_by(ReadingRow.finished_at)
             ).all()
+            removed = set(session.scalars(sa.select(RemovedReading.reading_key)))
         added = 0
         for key, study, series, finished_at in rows:
             if stop is not None and stop.is_set():
                 break
             self._since = max(self._since, finished_at)
+            if key in removed and not results_folder(self._archive, key).exists():
+                continue
             if key not in self._seen:
                 self._seen.add(key)
                 added += self._take(_Entry(study, series, key, results_folder(self._archive, key)))

@@ -13,11 +13,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from dicom_node.archive import Archive
+from dicom_node.archive import Archive, results_folder
 from dicom_node.completeness import UNREAD
 from dicom_node.index import Delivery, Generation, Instance, ReadingRow, Result, Upload
 from dicom_node.index import Study as StudyRow
-from dicom_node.readings import results_folder
 from dicom_node.service.errors import ApiError
 from dicom_node.service.models import DeliveryState, Study
 from dicom_node.service.uploads import upload_folder

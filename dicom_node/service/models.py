@@ -84,7 +84,9 @@ class Study(BaseModel):
     study_instance_uid: str
     series_instance_uid: str | None
     generation: int | None
-    state: Literal["receiving", "complete", "queued", "read", "refused", "unchanged", "failed", "set aside"]
+    state: Literal[
+        "receiving", "complete", "queued", "read", "refused", "unchanged", "failed", "set aside", "removed"
+    ]
     reason: str | None
     images: int
     last_image_at: float

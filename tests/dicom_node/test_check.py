@@ -10,13 +10,19 @@ import pytest
 
 from dicom_node.check import CheckResult, run_checks
 from dicom_node.config import Config, Destination, ServiceSettings
+from dicom_node.monitor_settings import MonitorSettings
 from tests.dicom_node.network import Pacs, free_port
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    service = ServiceSettings(port=free_port())
-    return Config(port=free_port(), archive=tmp_path / "archive", reserve_gib=0.0, service=service)
+    return Config(
+        port=free_port(),
+        archive=tmp_path / "archive",
+        reserve_gib=0.0,
+        service=ServiceSettings(port=free_port()),
+        monitor=MonitorSettings(port=free_port()),
+    )
 
 
 def by_name(config: Config) -> dict[str, CheckResult]:
@@ -33,7 +39,8 @@ def test_a_sound_node_passes_everything_and_leaves_nothing_behind(config: Config
         results = run_checks(dataclasses.replace(config, destinations=(peer,)))
     assert [result for result in results if not result.ok] == []
     names = [result.name for result in results]
-    assert names == ["configuration", "archive", "disk", "checkpoint", "port", "service", "destination pacs"]
+    ports = ["port", "service", "monitor"]
+    assert names == ["configuration", "archive", "disk", "checkpoint", *ports, "destination pacs"]
     assert list(config.archive.parent.iterdir()) == []
 
 
@@ -81,3 +88,10 @@ def test_a_service_without_its_token_or_certificate_is_reported(tmp_path: Path, 
         assert not results["service"].ok
         assert word in results["service"].message
         assert results["port"].ok
+
+
+def test_a_monitor_without_its_token_is_reported(tmp_path: Path, config: Config) -> None:
+    monitor = dataclasses.replace(config.monitor, token_file=tmp_path / "absent")
+    result = by_name(dataclasses.replace(config, monitor=monitor))["monitor"]
+    assert not result.ok
+    assert "monitor.token_file" in result.message

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dicom_node.archive import results_folder
 from dicom_node.corrections import Correction, keep_correction
-from dicom_node.readings import results_folder
 from dicom_node.results import codes
 from dicom_node.results.correction import DrawnSegment
 from tests.dicom_node.ct_series import volume_of

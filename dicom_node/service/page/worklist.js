@@ -14,6 +14,7 @@ export const STATES = {
   unchanged: "nothing new to read",
   "set aside": "waits for a person who wants it tried",
   failed: "reading failed",
+  removed: "results were removed",
 };
 
 export class Worklist {

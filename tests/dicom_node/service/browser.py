@@ -16,9 +16,9 @@ import uvicorn
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from dicom_node.config import ServiceSettings
+from dicom_node.http_server import listen
 from dicom_node.service.app import create_app
 from dicom_node.service.parts import Parts
-from dicom_node.service.run import listen
 from tests.dicom_node.network import free_port, wait_until
 from tests.peers import require
 
@@ -48,7 +48,7 @@ def served(parts: Parts, token: str | None) -> Iterator[str]:
     """The application behind a real socket on loopback; its address, without a slash at the end."""
     settings = ServiceSettings(port=free_port())
     server = uvicorn.Server(uvicorn.Config(create_app(parts, token), log_config=None, lifespan="off"))
-    with listen(settings) as listening:
+    with listen("service", settings.address, settings.port) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

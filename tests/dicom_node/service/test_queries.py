@@ -18,8 +18,8 @@ import pytest
 
 from core_model.encoding_file import load_encoding, save_encoding
 from core_model.reading import ModelIdentity
+from dicom_node.archive import results_folder
 from dicom_node.reading_files import write_numbers, write_objects
-from dicom_node.readings import results_folder
 from dicom_node.service.catalogue import Held
 from dicom_node.service.encodings import EncodingCache
 from dicom_node.service.errors import ApiError
