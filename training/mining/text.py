@@ -1,0 +1,159 @@
+"""A report cut into sentences, each with its section and heading.
+
+Robust to what reports do: abbreviations, decimals, dates, numbered lists, bullets, lines that are wrapped
+or that end without a full stop, and full stops without a space. Not a grammar, and no word of meaning:
+what a sentence says is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from training.mining.patterns import compile_pattern, document
+
+WRAPPED = 60  # characters: a line at least this long may go on in the next; our choice
+HEADING = 60  # longest heading in characters; our choice
+
+_BULLET = re.compile(r"(?:[•●▪■*]|[-–—](?=\s)|\(?\d{1,2}[.)](?:-|\))?(?=\s|[A-Z])|\d{1,2}-\)?(?=\s)|[a-h]\)|[\"“”»])\s*")
+_INLINE_BULLET = re.compile(r"[•●▪■]|(?<!\d)[\"“”](?!,)|(?<=[.;])\s+[-–—](?=\s*[A-Z])|(?<=[.:;])\s+\d{1,2}[.)](?=\s+[A-Z])")
+_STOP = re.compile(r"[.!?]+[)\]\"”]?(?=\s|$|[A-Z][a-z]|[\"“•])")
+_SAID = re.compile(r"\d|\b(?:is|are|was|were|be|which|including)\b")
+_HEADING = re.compile(rf"\s*([A-Za-z][^:.\n;!?]{{1,{HEADING}}}?)\s*:(?!\d)\s*")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence of a report.
+
+    Attributes
+    ----------
+    text: without its bullet, white space as single spaces. "Liver: normal." keeps its heading.
+    section: "findings", "impression", "history", "technique", "comparison", or "" where no heading said.
+    heading: of its paragraph or, on a line of its own, above it, e.g. "Liver"; no section's; "" where none is.
+    item: True if it opens an item of a list or a paragraph, so that it need not go on from the sentence before.
+    """
+
+    text: str
+    section: str = ""
+    heading: str = ""
+    item: bool = False
+
+
+def sentences(report: str) -> tuple[Sentence, ...]:
+    """The sentences of a report, in order; empty where the report is.
+
+    >>> [s.text for s in sentences("FINDINGS: Nodule of 3.5 mm, approx. 2 cm from the hilum. No mass.")]
+    ['Nodule of 3.5 mm, approx. 2 cm from the hilum.', 'No mass.']
+    """
+    found: list[Sentence] = []
+    section = standing = ""
+    for block in _blocks(report):
+        text, heading = block, ""
+        while named := _HEADING.match(text):
+            kind, rest = _section_of(named[1]), text[named.end() :]
+            if kind is not None:
+                section, standing, text = kind, "", rest
+            elif _is_heading(named[1]) and not rest.strip():
+                standing, text = named[1].strip(), ""
+            else:
+                heading = named[1].strip() if _is_heading(named[1]) else ""
+                break
+        bare = _section_of(text.strip().rstrip("."))
+        if bare is not None:
+            section, standing = bare, ""
+            continue
+        for k, piece in enumerate(_split(text)):
+            found.append(Sentence(piece, section, heading or standing, item=k == 0))
+    return tuple(found)
+
+
+@cache
+def _sections() -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((compile_pattern(words), name) for name, words in document("text.toml")["sections"].items())
+
+
+@cache
+def _abbreviations() -> re.Pattern[str]:
+    words = "|".join(map(re.escape, document("text.toml")["abbreviations"]))
+    return re.compile(rf"(?:(?<!\w)(?:{words})|(?<!\w)[A-Z])\.$", re.I)
+
+
+def _section_of(heading: str) -> str | None:
+    """The section that a heading opens, or None."""
+    for pattern, name in _sections():
+        if pattern.fullmatch(heading.strip()):
+            return name
+    return None
+
+
+def _is_heading(words: str) -> bool:
+    """Whether words before a colon name what follows, rather than being said of it."""
+    return len(words.split()) <= 5 and words[0].isupper() and not _SAID.search(words)
+
+
+def _blocks(report: str) -> Iterator[str]:
+    """Paragraphs and list items: pieces between which no sentence goes on."""
+    block = ""
+    for line in report.replace("\r", "").split("\n"):
+        stripped = line.strip().strip("#=_")
+        bullet = _BULLET.match(stripped)
+        goes_on = bool(block) and bool(stripped) and not bullet and _goes_on(block, stripped)
+        if not goes_on and block:
+            yield from _items(block)
+            block = ""
+        if bullet:
+            stripped = stripped[bullet.end() :]
+        block = f"{block} {stripped}".strip()
+    if block:
+        yield from _items(block)
+
+
+def _goes_on(block: str, line: str) -> bool:
+    if block.endswith((".", ":", "!", "?")) and not line[0].islower():
+        return False
+    return line[0].islower() or len(block) >= WRAPPED or block.endswith(",")
+
+
+def _items(block: str) -> Iterator[str]:
+    """A block cut at bullets within its line."""
+    start = 0
+    for bullet in _INLINE_BULLET.finditer(block):
+        if block[start : bullet.start()].strip():
+            yield block[start : bullet.start()].strip()
+        start = bullet.end()
+    if block[start:].strip(" .\"“”"):
+        yield block[start:].strip()
+
+
+def _split(text: str) -> Iterator[str]:
+    start = 0
+    for stop in _STOP.finditer(text):
+        piece, rest = text[start : stop.end()], text[stop.end() :]
+        if not _ends(piece, rest):
+            continue
+        if re.search(r"\w", piece):
+            yield " ".join(piece.split())
+        start = stop.end()
+    if re.search(r"\w", text[start:]):
+        yield " ".join(text[start:].split())
+
+
+def _ends(piece: str, rest: str) -> bool:
+    """Whether a sentence ends with a piece."""
+    if not rest.strip():
+        return True
+    if piece.count("(") > piece.count(")") and ")" in rest[:120]:
+        return False
+    if not piece.endswith("."):
+        return not rest.lstrip()[0].islower()
+    following = rest.lstrip()[0]
+    if following.islower() or following in ",;)":
+        return False
+    if rest[0].isalpha() and re.search(r"\b[A-Z][a-z]?\.$", piece):  # "M.Sc", "Th.12"
+        return False
+    if re.fullmatch(r"\(?\d{1,2}\.", piece.strip()):  # the number of a list item
+        return False
+    return not _abbreviations().search(piece) or re.match(r"\s+(?:No|There|The|In|A)\b", rest) is not None
