@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, cast
 
 from training.mining.patterns import compile_pattern, document
@@ -75,6 +75,7 @@ def _cues() -> _Cues:
     )
 
 
+@lru_cache(maxsize=4096)
 def clauses(sentence: str) -> tuple[tuple[int, int], ...]:
     """The clauses of a sentence as (start, end), without gaps: each has a predicate of its own, but the last may not.
 

@@ -1,7 +1,7 @@
 """The pattern language of the tables, and how a table is read.
 
 A pattern is a regular expression written for readers of radiology, not of regular expressions: a space
-stands for spaces or hyphens (`` ?`` for none as well), ``*`` after a letter for the rest of a word, ``..`` for up to five words in between, and
+stands for spaces, hyphens or strokes (`` ?`` for none as well), ``*`` after a letter for the rest of a word, ``..`` for up to five words in between, and
 everything is matched from the start of a word, in either case. Not a tokenizer: what lies between the
 words is left alone.
 """
@@ -39,7 +39,7 @@ def _expression(words: str) -> str:
         raise ValueError("a pattern is blank; remove it or write a word")
     gap = rf"(?:[^\\w;:.]+\\w+(?:\\.\\d+)?){{0,{GAP_WORDS}}}?[^\\w;:.]+"
     expression = re.sub(r"\s*\.\.\s*", gap, re.sub(r"(?<=\w)\*", r"\\w*", words.strip()))
-    expression = re.sub(r" +", r"[\\s-]+", re.sub(r" +\?", r"[\\s-]*", expression))
+    expression = re.sub(r" +", r"[\\s/-]+", re.sub(r" +\?", r"[\\s/-]*", expression))
     try:
         re.compile(expression)
     except re.error as error:

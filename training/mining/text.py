@@ -14,7 +14,8 @@ from functools import cache
 
 from training.mining.patterns import compile_pattern, document
 
-WRAPPED = 60  # characters: a line at least this long may go on in the next; our choice
+WRAPPED = 0.8  # of the longest line: a line this long may go on in the next; our choice
+LONGEST_LINE = 130  # characters; a report with longer lines is not wrapped; our choice
 HEADING = 60  # longest heading in characters; our choice
 
 _BULLET = re.compile(r"(?:[•●▪■*]|[-–—](?=\s)|\(?\d{1,2}[.)](?:-|\))?(?=\s|[A-Z])|\d{1,2}-\)?(?=\s)|[a-h]\)|[\"“”»])\s*")
@@ -96,25 +97,27 @@ def _is_heading(words: str) -> bool:
 
 def _blocks(report: str) -> Iterator[str]:
     """Paragraphs and list items: pieces between which no sentence goes on."""
-    block = ""
+    block, last = "", ""
+    longest = max(map(len, report.split("\n")))
     for line in report.replace("\r", "").split("\n"):
         stripped = line.strip().strip("#=_")
         bullet = _BULLET.match(stripped)
-        goes_on = bool(block) and bool(stripped) and not bullet and _goes_on(block, stripped)
+        goes_on = bool(block) and bool(stripped) and not bullet and _goes_on(last, stripped, longest)
         if not goes_on and block:
             yield from _items(block)
             block = ""
         if bullet:
             stripped = stripped[bullet.end() :]
-        block = f"{block} {stripped}".strip()
+        block, last = f"{block} {stripped}".strip(), line.rstrip()
     if block:
         yield from _items(block)
 
 
-def _goes_on(block: str, line: str) -> bool:
-    if block.endswith((".", ":", "!", "?")) and not line[0].islower():
-        return False
-    return line[0].islower() or len(block) >= WRAPPED or block.endswith(",")
+def _goes_on(line: str, following: str, longest: int) -> bool:
+    """Whether a sentence goes on from a line to the one that follows, in a report with such longest lines."""
+    if following[0].islower() or line.endswith(","):
+        return True
+    return not line.endswith((".", ":", "!", "?")) and WRAPPED * longest <= len(line) <= longest <= LONGEST_LINE
 
 
 def _items(block: str) -> Iterator[str]:

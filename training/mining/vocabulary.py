@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from core_model.anatomy import organs
 from training.mining.patterns import compile_pattern, rows
@@ -66,6 +66,7 @@ def _alternatives(words: str) -> list[str]:
     return re.findall(r"(?:\([^)]*\)|[^|(])+", words)
 
 
+@lru_cache(maxsize=4096)
 def places_in(text: str) -> tuple[Place, ...]:
     """The places that a text names, in order; where words overlap the longest count.
 
