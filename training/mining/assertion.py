@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Literal, cast
 
-from training.mining.patterns import compile_pattern, document
+from training.mining.patterns import Pattern, compile_pattern, document
 
 Status = Literal["present", "absent", "uncertain", "elsewhere"]
 Kind = Literal["absent", "uncertain", "elsewhere", "none"]
@@ -47,13 +47,13 @@ class _Cue:
 class _Cues:
     """The compiled cue table."""
 
-    kinds: tuple[tuple[Kind, bool, re.Pattern[str]], ...]
-    ends: re.Pattern[str]
-    ends_forward: re.Pattern[str]
-    predicate: re.Pattern[str]
+    kinds: tuple[tuple[Kind, bool, Pattern], ...]
+    ends: Pattern
+    ends_forward: Pattern
+    predicate: Pattern
     closing: re.Pattern[str]
-    relative: re.Pattern[str]
-    earlier: re.Pattern[str]
+    relative: Pattern
+    earlier: Pattern
 
 
 @cache
@@ -69,7 +69,7 @@ def _cues() -> _Cues:
         compile_pattern(table["ends"]["words"]),
         compile_pattern(table["ends"]["forward"]),
         compile_pattern(table["predicate"]["words"]),
-        re.compile(rf"{compile_pattern(table['predicate']['closing']).pattern}\s*$", re.I),
+        re.compile(rf"{compile_pattern(table['predicate']['closing']).expression.pattern}\s*$", re.I),
         compile_pattern(table["relative"]["words"]),
         compile_pattern(table["earlier"]["words"]),
     )

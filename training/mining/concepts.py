@@ -7,20 +7,19 @@ nothing yet of the whole report: `labels` does.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from training.mining.assertion import Assertion, assess, clauses
-from training.mining.patterns import compile_pattern, document
+from training.mining.patterns import Pattern, compile_pattern, document
 from training.mining.vocabulary import Place, places_in
 
 CT_RATE, DICTIONARY = "ct_rate.toml", "abnormalities.toml"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """Words for an abnormality, and what they need beside them.
 
@@ -31,12 +30,12 @@ class Rule:
     anywhere: with `places`: they count as well where no place is known at all.
     """
 
-    find: re.Pattern[str]
+    find: Pattern
     places: frozenset[str]
     anywhere: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Concept:
     """An abnormality as reports write it.
 
@@ -52,8 +51,8 @@ class Concept:
     name: str
     organ: str
     rules: tuple[Rule, ...]
-    unless: re.Pattern[str]
-    normal: re.Pattern[str]
+    unless: Pattern
+    normal: Pattern
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,13 @@ def _spans(
     places: Sequence[Place],
     context: frozenset[str],
 ) -> list[tuple[int, int]]:
-    barred = [m.span() for m in concept.unless.finditer(sentence)]
     found: list[tuple[int, int]] = []
+    barred: list[tuple[int, int]] | None = None
     for rule in concept.rules:
         for match in rule.find.finditer(sentence):
             start, end = match.span()
+            if barred is None:
+                barred = [m.span() for m in concept.unless.finditer(sentence)]
             known = any(start < b and a < end for a, b in (*barred, *found))
             if not known and _in_place(rule, start, parts, places, context):
                 found.append((start, end))

@@ -16,7 +16,7 @@ from typing import Literal
 from training.mining.assertion import Status
 from training.mining.concepts import CT_RATE, DICTIONARY, Mention, concepts
 from training.mining.labels import read_sentences
-from training.mining.patterns import compile_pattern, document
+from training.mining.patterns import Pattern, compile_pattern, document
 from training.mining.vocabulary import Place, places_in
 
 Decision = Literal["named", "heading", "abnormality", "carried", "model", "none"]
@@ -24,10 +24,11 @@ Decision = Literal["named", "heading", "abnormality", "carried", "model", "none"
 
 @dataclass(frozen=True)
 class Statement:
-    """What a sentence says of an abnormality of the dictionary."""
+    """What a sentence says of an abnormality, and in which words it names it."""
 
     abnormality: str
     status: Status
+    words: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class MinedSentence:
     organs: reading organs that it is about; empty where none is.
     decision: by what they were found: a rule, or "model".
     statements: of the abnormality dictionary.
+    labels: of CT-RATE's labels.
     """
 
     text: str
@@ -48,6 +50,7 @@ class MinedSentence:
     organs: tuple[str, ...]
     decision: Decision
     statements: tuple[Statement, ...]
+    labels: tuple[Statement, ...] = ()
 
 
 def organ_sentences(report: str) -> tuple[MinedSentence, ...]:
@@ -61,11 +64,12 @@ def organ_sentences(report: str) -> tuple[MinedSentence, ...]:
     for read in read_sentences(report, sought):
         text = read.sentence.text
         organs, decision = _organs(text, read.sentence.heading, read.mentions)
-        if not organs and found and not read.sentence.item and _carries().match(text):
+        if not organs and found and not read.sentence.item and _carries().expression.match(text):
             organs, decision = found[-1].organs, "carried"
         if not organs:
             decision = "none"
-        found.append(MinedSentence(text, read.sentence.section, organs, decision, _statements(read.mentions)))
+        said = (_statements(read.mentions, table) for table in (DICTIONARY, CT_RATE))
+        found.append(MinedSentence(text, read.sentence.section, organs, decision, *said))
     return tuple(found)
 
 
@@ -91,19 +95,20 @@ def _is_neighbour(text: str, place: Place) -> bool:
     return _beside().search(text[: place.start]) is not None
 
 
-def _statements(mentioned: Sequence[Mention]) -> tuple[Statement, ...]:
-    known = {c.name for c in concepts(DICTIONARY)}
-    found = [Statement(m.concept, m.assertion.status) for m in mentioned if m.concept in known]
-    return tuple(dict.fromkeys(found))
+def _statements(mentioned: Sequence[Mention], table: str) -> tuple[Statement, ...]:
+    """What is said of the concepts of a table, once per concept and status."""
+    known = {c.name for c in concepts(table)}
+    first = {(m.concept, m.assertion.status): m.words for m in reversed(mentioned) if m.concept in known}
+    return tuple(Statement(name, status, words) for (name, status), words in reversed(first.items()))
 
 
 @cache
 def _beside() -> re.Pattern[str]:
-    pattern = compile_pattern(document("text.toml")["beside"]).pattern
+    pattern = compile_pattern(document("text.toml")["beside"]).expression.pattern
     return re.compile(rf"{pattern}\s+(?:[a-z]+\s+){{0,3}}$", re.I)
 
 
 @cache
-def _carries() -> re.Pattern[str]:
+def _carries() -> Pattern:
     return compile_pattern(document("text.toml")["carried"])
 

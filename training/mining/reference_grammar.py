@@ -18,6 +18,7 @@ Form = Literal["worded", "image", "pair", "bare pair"]
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|\d+(?:\.\d+)?|[^\W\d_]+(?:\(s\))?|\S")
 _OPEN, _CLOSE, _PARTS, _SIGNS = "([", ")]", ",;", "#:=."
+_CONTEXT = {"score", "date_or_level"}  # words around a pair, of no kind of their own
 _MARKS = frozenset("/-–:")
 _GAP = frozenset({*",;:/.()-–[", "of", "filler", "axial", "other_plane"})  # between series and image
 LONGEST_RANGE = 60  # images; our choice
@@ -66,7 +67,7 @@ class Proposal:
 @cache
 def _kinds() -> dict[str, str]:
     table = document("references.toml")
-    return {word: kind for kind, words in reversed(table.items()) if kind != "doubtful" for word in words}
+    return {word: kind for kind, words in reversed(table.items()) if kind not in _CONTEXT for word in words}
 
 
 def tokens(sentence: str) -> tuple[Token, ...]:

@@ -26,6 +26,7 @@ NO_TIME = 60
 CLEAR_SERIES, CLEAR_IMAGE = 15, 50  # "(7-123)" cannot be meant as a range, "(10-20)" can
 CLEAR_GAP = 20  # "IMA 8-34" is no range of images
 YEARS = range(1900, 2101)
+MONTHS, SHORT_YEARS = 12, range(60, 100)  # "CT of (3/98)"
 SECTION = 12  # up to here "section 8" may be a segment
 
 
@@ -182,7 +183,8 @@ def _context_doubt(p: Proposal, found: Sequence[Token], text: str) -> str:
     if "earlier" in own or _earlier_before().search(before) or _earlier_after().match(after):
         return "is of an earlier examination"
     if p.form == "bare pair":
-        if _doubtful().search(re.sub(r"[(\[][^()\[\]]*$", "", before)):
+        outside = re.sub(r"[(\[][^()\[\]]*$", "", before)
+        if _after_word("score").search(outside) or (_dateable(p) and _after_word("date_or_level").search(outside)):
             return "stands after words of a date, a score or a level"
         if any(re.match(r"0\d", t.text) for t in found[p.first : p.last + 1]):
             return "may be a date"
@@ -194,9 +196,15 @@ def _context_doubt(p: Proposal, found: Sequence[Token], text: str) -> str:
     return ""
 
 
+def _dateable(p: Proposal) -> bool:
+    """Whether the numbers of a pair may be a day, a month and year, or levels."""
+    assert p.series is not None
+    return p.images[0] < NO_DATE or (p.series <= MONTHS and p.images[0] in SHORT_YEARS)
+
+
 @cache
-def _doubtful() -> re.Pattern[str]:
-    words = "|".join(document("references.toml")["doubtful"])
+def _after_word(kind: str) -> re.Pattern[str]:
+    words = "|".join(document("references.toml")[kind])
     return re.compile(rf"(?<![^\W\d])(?:{words})[\s.:,]*$", re.I)
 
 

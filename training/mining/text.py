@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from training.mining.patterns import compile_pattern, document
+from training.mining.patterns import Pattern, compile_pattern, document
 
 WRAPPED = 0.8  # of the longest line: a line this long may go on in the next; our choice
 LONGEST_LINE = 130  # characters; a report with longer lines is not wrapped; our choice
@@ -72,7 +72,7 @@ def sentences(report: str) -> tuple[Sentence, ...]:
 
 
 @cache
-def _sections() -> tuple[tuple[re.Pattern[str], str], ...]:
+def _sections() -> tuple[tuple[Pattern, str], ...]:
     return tuple((compile_pattern(words), name) for name, words in document("text.toml")["sections"].items())
 
 
@@ -85,7 +85,7 @@ def _abbreviations() -> re.Pattern[str]:
 def _section_of(heading: str) -> str | None:
     """The section that a heading opens, or None."""
     for pattern, name in _sections():
-        if pattern.fullmatch(heading.strip()):
+        if pattern.expression.fullmatch(heading.strip()):
             return name
     return None
 

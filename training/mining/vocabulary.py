@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from core_model.anatomy import organs
-from training.mining.patterns import compile_pattern, rows
+from training.mining.patterns import Pattern, compile_pattern, rows
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def organ_of_place() -> dict[str, str]:
 
 
 @cache
-def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
+def _patterns() -> tuple[tuple[str, Pattern], ...]:
     displayed: dict[str, list[str]] = {}
     for organ in organs():
         displayed[organ.name] = [organ.display, organ.display.rstrip("s")]
