@@ -60,16 +60,26 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--columns", nargs=2, metavar=("ID", "TEXT"), help="of a CSV of another layout")
         command.add_argument("--out", type=Path, help="a file; the terminal unless given")
         if name == "sentences":
-            command.add_argument("--model", type=Path, help="folder of a local instruction model; rules unless given")
+            command.add_argument(
+                "--model", type=Path, help="folder of a local instruction model; rules unless given"
+            )
             command.add_argument("--device", default="cpu", help="for the model")
         if name == "labels":
-            command.add_argument("--evidence", type=Path, help="a file for the sentences that decided, as JSON")
+            command.add_argument(
+                "--evidence", type=Path, help="a file for the sentences that decided, as JSON"
+            )
         if name == "dictionary":
             command.add_argument("--least", type=int, default=3, help="reports in which a wording must occur")
-            command.add_argument("--most", type=int, default=20, help="wordings that are added per abnormality")
-    measure = commands.add_parser("evaluate", help="measure on a CSV with the truth", description=evaluate.__doc__)
+            command.add_argument(
+                "--most", type=int, default=20, help="wordings that are added per abnormality"
+            )
+    measure = commands.add_parser(
+        "evaluate", help="measure on a CSV with the truth", description=evaluate.__doc__
+    )
     measure.add_argument("csv", type=Path)
-    measure.add_argument("--halves", action="store_true", help="also on the half that rules may be developed on")
+    measure.add_argument(
+        "--halves", action="store_true", help="also on the half that rules may be developed on"
+    )
     return parser
 
 
@@ -145,7 +155,7 @@ def _dictionary(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     rows = evaluate.read_truth(args.csv)
-    console = Console()
+    console = Console(width=110)
     if {"sentence", "references"} <= set(rows[0]):
         score = evaluate.reference_score(rows)
         console.print(_table("references", [score]))
@@ -153,7 +163,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         return
     if args.halves:
         for name, half in evaluate.halves(rows).items():
-            console.print(_table(f"{name}, {len(half)} reports", evaluate.label_scores(half)))
+            if half:
+                console.print(_table(f"{name}, {len(half)} reports", evaluate.label_scores(half)))
     scores = evaluate.label_scores(rows)
     console.print(_table(f"{len(rows)} reports", scores))
     print(f"macro F1 {evaluate.macro_f1(scores):.4f}")
@@ -165,7 +176,7 @@ def _table(title: str, scores: Sequence[evaluate.Score]) -> Table:
         counts = [str(n) for n in (s.true + s.missed, s.true, s.false, s.missed)]
         shares = [f"{x:.3f}" for x in (s.precision, s.recall, s.f1)] if s.occurs else ["-"] * 3
         table.add_row(s.name, *counts, *shares)
-    if len(scores) > 1:
+    if len(scores) > 1 and any(s.occurs for s in scores):
         table.add_row("macro", *[""] * 6, f"{evaluate.macro_f1(scores):.3f}")
     return table
 

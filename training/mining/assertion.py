@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Literal, cast
+from typing import Literal, get_args
 
 from training.mining.patterns import Pattern, compile_pattern, document
 
 Status = Literal["present", "absent", "uncertain", "elsewhere"]
-Kind = Literal["absent", "uncertain", "elsewhere", "none"]
+Kind = Literal["none", "absent", "uncertain", "elsewhere"]
 
-_FRESH = re.compile(r";|,\s*(?:an?|the|there|this|these)\b", re.I)  # after a negation: something of its own begins
+_FRESH = re.compile(
+    r";|,\s*(?:an?|the|there|this|these)\b", re.I
+)  # after a negation: something of its own begins
 _AUXILIARY = re.compile(r"\b(?:is|are|was|were|has been|have been)\s*$", re.I)  # the cue's own verb
 
 
@@ -60,8 +62,8 @@ class _Cues:
 def _cues() -> _Cues:
     table = document("cues.toml")
     kinds = tuple(
-        (cast(Kind, kind), place == "before", compile_pattern(words))
-        for kind in ("none", "absent", "uncertain", "elsewhere")
+        (kind, place == "before", compile_pattern(words))
+        for kind in get_args(Kind)
         for place, words in table[kind].items()
     )
     return _Cues(
@@ -98,7 +100,9 @@ def clauses(sentence: str) -> tuple[tuple[int, int], ...]:
 
 def _stands(text: str, cues: _Cues) -> bool:
     """Whether a piece has a predicate, and not only in a relative clause."""
-    return bool(cues.closing.search(text)) or any(not _is_relative(text[: p.start()], cues) for p in cues.predicate.finditer(text))
+    return bool(cues.closing.search(text)) or any(
+        not _is_relative(text[: p.start()], cues) for p in cues.predicate.finditer(text)
+    )
 
 
 def _opens(text: str, cues: _Cues) -> bool:
@@ -165,7 +169,11 @@ def _reaches(sentence: str, cue: _Cue, start: int, end: int) -> bool:
         if cue.end > start:
             return False
         between = sentence[cue.end : start]
-        ended = cues.ends.search(between) or cues.ends_forward.search(between) or _FRESH.search(between + sentence[start : start + 1])
+        ended = (
+            cues.ends.search(between)
+            or cues.ends_forward.search(between)
+            or _FRESH.search(between + sentence[start : start + 1])
+        )
         return not ended and not (cue.kind == "absent" and _asserted(between, cues))
     if cue.start < end:
         return False

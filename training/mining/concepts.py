@@ -92,7 +92,9 @@ def _concept(entry: dict[str, Any]) -> Concept:
     )
 
 
-def mentions(sentence: str, looked_for: Sequence[Concept], context: frozenset[str] = frozenset()) -> tuple[Mention, ...]:
+def mentions(
+    sentence: str, looked_for: Sequence[Concept], context: frozenset[str] = frozenset()
+) -> tuple[Mention, ...]:
     """The mentions in a sentence, by concept and then by position.
 
     Parameters

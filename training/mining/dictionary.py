@@ -27,7 +27,11 @@ Polarity = Literal["present", "absent"]
 MOST_WORDS = 16  # of a wording: longer ones say more than one thing; our choice
 ALIKE = 0.7  # share of common words from which two wordings count as one; our choice
 
-_SIZE = re.compile(r"[(\[]?\s*(?:up to |approximately |about |measuring |of )*\d+(?:[.,]\d+)?(?:\s*[x×*-]\s*\d+(?:[.,]\d+)?)*\s*(?:mm|cm|hu)\b(?: in (?:size|diameter|thickness))?\s*[)\]]?", re.I)
+_SIZE = re.compile(
+    r"""[(\[]? \s* (?:(?:up\ to|approximately|about|measuring|of)\ )* \d+(?:[.,]\d+)?
+    (?:\s*[x\u00d7*-]\s*\d+(?:[.,]\d+)?)* \s* (?:mm|cm|hu)\b (?:\ in\ (?:size|diameter|thickness))? \s*[)\]]?""",
+    re.I | re.X,
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,12 @@ def _one_thing(sentence: MinedSentence) -> tuple[str, Polarity] | None:
 
 
 def _frequent(
-    entry: Abnormality, polarity: Polarity, counts: Counter[str], forms: dict[str, Counter[str]], least: int, most: int
+    entry: Abnormality,
+    polarity: Polarity,
+    counts: Counter[str],
+    forms: dict[str, Counter[str]],
+    least: int,
+    most: int,
 ) -> list[Wording]:
     """The wordings of one abnormality that are frequent and differ from each other and from the dictionary's."""
     known = [bare(t) for t in (entry.present if polarity == "present" else entry.absent)]

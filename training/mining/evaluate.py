@@ -65,7 +65,9 @@ def label_scores(rows: Sequence[Row]) -> tuple[Score, ...]:
     names = [c.name for c in concepts(CT_RATE)]
     absent = [c for c in ("report_text", *names) if c not in rows[0]]
     if absent:
-        raise ValueError(f"column {absent[0]!r} is missing; needed are AccessionNo, report_text and the 18 labels")
+        raise ValueError(
+            f"column {absent[0]!r} is missing; needed are AccessionNo, report_text and the 18 labels"
+        )
     read = [(row, {x.concept: x for x in labels(row["report_text"])}) for row in rows]
     return tuple(_score(name, [(_truth(row, name), found[name]) for row, found in read]) for name in names)
 
@@ -76,7 +78,9 @@ def _truth(row: Row, name: str) -> bool:
     except ValueError:
         value = -1.0
     if value not in {0.0, 1.0}:
-        raise ValueError(f"label {name!r} of report {row.get('AccessionNo', '?')} is {row[name]!r}; needed is 0 or 1")
+        raise ValueError(
+            f"label {name!r} of report {row.get('AccessionNo', '?')} is {row[name]!r}; needed is 0 or 1"
+        )
     return value == 1
 
 
@@ -117,9 +121,16 @@ def reference_score(rows: Sequence[Row]) -> Score:
     for row in rows:
         truth = {_pair(word) for word in row["references"].split()}
         found = {
-            (r.series, image) for s in referring_sentences(row["sentence"]) for r in s.references for image in r.images
+            (r.series, image)
+            for s in referring_sentences(row["sentence"])
+            for r in s.references
+            for image in r.images
         }
-        true, false, missed = true + len(truth & found), false + len(found - truth), missed + len(truth - found)
+        true, false, missed = (
+            true + len(truth & found),
+            false + len(found - truth),
+            missed + len(truth - found),
+        )
     return Score("references", true, false, missed)
 
 

@@ -54,7 +54,10 @@ def answers(text: str, count: int) -> dict[int, tuple[str, ...]]:
     known = {o.name for o in organs()}
     found: dict[int, tuple[str, ...]] = {}
     for match in _ANSWER.finditer(text):
-        number, words = int(match[1]), [w.strip().lower().replace(" ", "_") for w in match[2].strip(". ").split(",")]
+        number, words = (
+            int(match[1]),
+            [w.strip().lower().replace(" ", "_") for w in match[2].strip(". ").split(",")],
+        )
         named = [] if words == ["none"] else words
         if 1 <= number <= count and number not in found and set(named) <= known:
             found[number] = tuple(dict.fromkeys(named))
@@ -84,7 +87,9 @@ def load(folder: Path, device: str = "cpu") -> tuple[Ask, ModelIdentity]:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds no config.json; name the folder of a transformers model on this disk")
+        raise ValueError(
+            f"{folder} holds no config.json; name the folder of a transformers model on this disk"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)
@@ -96,7 +101,9 @@ def load(folder: Path, device: str = "cpu") -> tuple[Ask, ModelIdentity]:
         if tokenizer.chat_template:
             messages = [{"role": "user", "content": text}]
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=not tokenizer.chat_template).to(device)
+        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=not tokenizer.chat_template).to(
+            device
+        )
         with torch.inference_mode():
             made = model.generate(
                 input_ids=encoded["input_ids"],

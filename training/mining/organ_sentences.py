@@ -111,4 +111,3 @@ def _beside() -> re.Pattern[str]:
 @cache
 def _carries() -> Pattern:
     return compile_pattern(document("text.toml")["carried"])
-

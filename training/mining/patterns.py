@@ -65,9 +65,9 @@ def compile_pattern(words: Iterable[str]) -> Pattern:
     >>> bool(compile_pattern(["heart .. increas*"]).search("the heart size has increased"))
     True
     """
-    ordered = sorted(words, key=len, reverse=True)
+    ordered = sorted((part for word in words for part in _alternatives(word)), key=len, reverse=True)
     parts = "|".join(_expression(word) for word in ordered)
-    runs = [_letters(part) for word in ordered for part in _alternatives(word)]
+    runs = [_letters(word) for word in ordered]
     expression = re.compile(rf"(?<!\w)(?:{parts})(?!\w)" if parts else r"(?!)", re.I)
     return Pattern(expression, tuple(dict.fromkeys(runs)) if all(runs) else None)
 
@@ -80,8 +80,15 @@ def _letters(pattern: str) -> str:
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """A pattern cut at the bars that stand in no group."""
-    return _without_groups(pattern).split("|")
+    """A pattern cut at the bars that stand in no group, so that the longest can come first."""
+    found, depth = [""], 0
+    for character in pattern:
+        depth += (character == "(") - (character == ")")
+        if character == "|" and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return found
 
 
 def _without_groups(pattern: str) -> str:

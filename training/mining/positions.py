@@ -6,6 +6,7 @@ returned with its reason, never guessed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ import numpy as np
 from training.mining.organ_sentences import organ_sentences
 from training.mining.references import DroppedReference, Reference, ReferringSentence, referring_sentences
 
-FAR_MM = 24.0  # images of one reference that lie further apart name no one place: sigma of `training.snippets`
+FAR_MM = (
+    24.0  # images of one reference that lie further apart name no one place: sigma of `training.snippets`
+)
 MARGIN_MM = 24.0  # by which a slice may miss the organ that its sentence is about; our choice
 MOST = 2  # times as many references as the other must a direction explain; our choice
 
@@ -103,7 +106,7 @@ def snippets(
         dropped += sentence.dropped
         organs = _organs_of(sentence)
         for reference, text in zip(sentence.references, _texts(sentence), strict=True):
-            place = resolve(reference, study)
+            place = resolve(reference, study) if re.search(r"\w{3}", text) else "says nothing of its image"
             if isinstance(place, str):
                 dropped.append(_drop(reference, place))
                 continue
@@ -115,7 +118,9 @@ def snippets(
     return MinedSnippets(tuple(found), tuple(dropped))
 
 
-def resolve(reference: Reference, study: Sequence[SeriesSlices]) -> tuple[int, int, float, SeriesSlices] | str:
+def resolve(
+    reference: Reference, study: Sequence[SeriesSlices]
+) -> tuple[int, int, float, SeriesSlices] | str:
     """The slice of a reference.
 
     Returns
@@ -125,23 +130,29 @@ def resolve(reference: Reference, study: Sequence[SeriesSlices]) -> tuple[int, i
     series = _series(reference, study)
     if isinstance(series, str):
         return series
+    doubt = _doubt(reference, series)
+    if doubt:
+        return doubt
+    heights = dict(zip(series.images, series.heights_mm, strict=True))
+    named = sorted(reference.images, key=heights.__getitem__)
+    spread = heights[named[-1]] - heights[named[0]]
+    if spread > FAR_MM:
+        return f"names images {spread:.0f} mm apart"
+    image = named[len(named) // 2]
+    return image, int(np.searchsorted(sorted(series.heights_mm), heights[image])), heights[image], series
+
+
+def _doubt(reference: Reference, series: SeriesSlices) -> str:
+    """What about the slices of a series speaks against a reference, "" for nothing."""
     if reference.total is not None and reference.total not in {len(series.images), max(series.images)}:
         return f"counts {reference.total} images, the series has {len(series.images)}"
     if len(set(series.images)) != len(series.images):
         return "image numbers of the series are not unique"
-    steps = np.diff([h for _, h in sorted(zip(series.images, series.heights_mm, strict=True))])
+    steps = np.diff([height for _, height in sorted(zip(series.images, series.heights_mm, strict=True))])
     if not (np.all(steps > 0) or np.all(steps < 0)):
         return "images of the series do not run one way"
-    at = {image: k for k, image in enumerate(series.images)}
-    missing = [i for i in reference.images if i not in at]
-    if missing:
-        return f"the series has no image {missing[0]}"
-    heights = [series.heights_mm[at[i]] for i in reference.images]
-    if max(heights) - min(heights) > FAR_MM:
-        return f"names images {max(heights) - min(heights):.0f} mm apart"
-    image = reference.images[int(np.argsort(heights)[len(heights) // 2])]
-    height = series.heights_mm[at[image]]
-    return image, int(np.searchsorted(sorted(series.heights_mm), height)), height, series
+    missing = [image for image in reference.images if image not in series.images]
+    return f"the series has no image {missing[0]}" if missing else ""
 
 
 def superior_first(
@@ -161,7 +172,11 @@ def superior_first(
     None where the report's references do not tell.
     """
     fits = {
-        first: len(snippets(report, [SeriesSlices.counted(count, spacing_mm, superior_first=first)], extents_mm).snippets)
+        first: len(
+            snippets(
+                report, [SeriesSlices.counted(count, spacing_mm, superior_first=first)], extents_mm
+            ).snippets
+        )
         for first in (True, False)
     }
     if max(fits.values()) < 1 or max(fits.values()) < MOST * min(fits.values()):
@@ -177,7 +192,11 @@ def _series(reference: Reference, study: Sequence[SeriesSlices]) -> SeriesSlices
         return f"the study has no series {reference.series}"
     able = [s for s in named if s.axial and set(reference.images) <= set(s.images)]
     if not able:
-        return "the series is not axial" if not any(s.axial for s in named) else f"the series has no image {reference.images[0]}"
+        return (
+            "the series is not axial"
+            if not any(s.axial for s in named)
+            else f"the series has no image {reference.images[0]}"
+        )
     return able[0] if len(able) == 1 else "names no series, and more than one has such an image"
 
 
@@ -206,7 +225,7 @@ def _texts(sentence: ReferringSentence) -> list[str]:
     for reference in sentence.references:
         part = whole[start : reference.start].strip(" ,;:([").removeprefix("and ").strip()
         part = part.removesuffix(")").strip(" ,;:(")
-        texts.append(part if sum(len(w) > 2 for w in part.split()) >= 3 else sentence.text)
+        texts.append(part if sum(len(w) > 2 for w in part.split()) >= 2 else sentence.text)
         start = reference.end
         if whole[start : start + 1] in {")", "]"}:
             start += 1

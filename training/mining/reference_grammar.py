@@ -18,9 +18,10 @@ Form = Literal["worded", "image", "pair", "bare pair"]
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|\d+(?:\.\d+)?|[^\W\d_]+(?:\(s\))?|\S")
 _OPEN, _CLOSE, _PARTS, _SIGNS = "([", ")]", ",;", "#:=."
+_DASHES = "-\u2010\u2011\u2012\u2013\u2014"
 _CONTEXT = {"score", "date_or_level"}  # words around a pair, of no kind of their own
-_MARKS = frozenset("/-–:")
-_GAP = frozenset({*",;:/.()-–[", "of", "filler", "axial", "other_plane"})  # between series and image
+_MARKS = frozenset("/-:")
+_GAP = frozenset({*",;:/.()-[", "of", "filler", "phase", "axial", "other_plane"})  # between series and image
 LONGEST_RANGE = 60  # images; our choice
 HIGHEST_SERIES = 30  # of a bare pair: more is a blood pressure, an area code or an image; our choice
 
@@ -78,7 +79,7 @@ def tokens(sentence: str) -> tuple[Token, ...]:
         kind = _kinds().get(text.lower().replace("(s)", "s"), "word" if text[0].isalpha() else text)
         if text[0].isdigit():
             kind = "number" if text.isascii() and text.isdigit() and len(text) <= 4 else "figure"
-        found.append(Token(kind, text, match.start(), match.end()))
+        found.append(Token("-" if text in _DASHES else kind, text, match.start(), match.end()))
     return tuple(found)
 
 
@@ -160,14 +161,13 @@ class _Parser:
         return self.pair_after(at, n)
 
     def letters(self, at: int) -> Proposal | None:
-        """s3 i45, s3/45 is none."""
-        n = at + 1
-        if not self.is_number(n):
-            return None
+        """s3 i45 and s:3, i:45; s3/45 is none."""
+        n = self.skip(at + 1, ":", 1)
         i = self.skip(n + 1, ",/:-", 1)
-        if self.text(i) != "i" or not self.is_number(i + 1):
+        m = self.skip(i + 1, ":", 1)
+        if not self.is_number(n) or self.text(i) != "i" or not self.is_number(m):
             return None
-        return Proposal("worded", self.value(n), (self.value(i + 1),), None, "", at, i + 1)
+        return Proposal("worded", self.value(n), (self.value(m),), None, "", at, m)
 
     def pair_after(self, at: int, n: int) -> Proposal | None:
         """The pair that stands after a word."""
@@ -216,7 +216,7 @@ class _Parser:
         found, at, total, doubt = [self.value(n)], n, None, ""
         while True:
             mark = self.kind(at + 1)
-            if mark in {"-", "–", "to"} and self.is_number(at + 2):
+            if mark in {"-", "to"} and self.is_number(at + 2):
                 a, b = found[-1], self.value(at + 2)
                 if not a < b <= a + LONGEST_RANGE:
                     doubt = "a range that runs backwards or is too long to be one place"
@@ -225,20 +225,22 @@ class _Parser:
                 at += 2
             elif mark == "/" and self.is_number(at + 2) and not plural and found == [self.value(n)]:
                 total, at = self.value(at + 2), at + 2
-            elif (following := self.next_number(at)) is not None:
+            elif (following := self.next_number(at, plural=plural)) is not None:
                 found.append(self.value(following))
                 at = following
             else:
                 return found, at, total, doubt
 
-    def next_number(self, at: int) -> int | None:
+    def next_number(self, at: int, *, plural: bool) -> int | None:
         """The index of the number that goes on with a list after token `at`, or None."""
         start = self.skip(at + 1, frozenset({*",;/", "join"}), 2)
         if start == at + 1:
             return None
         n = self.skip(start, frozenset({"image", "images"}), 1)
         following = self.kind(n + 1)
-        if not self.is_number(n) or following in {"word", "figure", "filler"}:
+        if not self.is_number(n) or following in {"word", "figure", "filler", "phase"}:
+            return None
+        if following == "verb" and not plural:
             return None
         return None if following in {"/", ":"} and self.kind(n + 2) == "number" else n
 
@@ -246,7 +248,11 @@ class _Parser:
         """The series that follows an image, and the index of the last token that was read."""
         word = self.skip(at, _GAP, 4)
         n = self.number(word + 1) if self.kind(word) == "series" else None
-        if n is None or self.kind(self.skip(n + 1, ",:(", 2)) in {"image", "images"} and self.kind(at) != "of":
+        if (
+            n is None
+            or self.kind(self.skip(n + 1, ",:(", 2)) in {"image", "images"}
+            and self.kind(at) != "of"
+        ):
             return None, at - 1
         return self.value(n), n
 
@@ -276,7 +282,7 @@ class _Parser:
             return Proposal("bare pair", before.series, (values[0],), None, before.mark, first, end - 1)
         if len(values) == 2:
             return Proposal("bare pair", values[0], (values[1],), None, kinds[1], first, end - 1)
-        if len(values) == 3 and kinds[1] in {"/", ":"} and kinds[3] in {"-", "–"} and values[1] < values[2]:
+        if len(values) == 3 and kinds[1] in {"/", ":"} and kinds[3] == "-" and values[1] < values[2]:
             images = tuple(range(values[1], min(values[2], values[1] + LONGEST_RANGE) + 1))
             return Proposal("bare pair", values[0], images, None, kinds[1], first, end - 1)
         return None

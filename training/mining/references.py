@@ -27,6 +27,7 @@ CLEAR_SERIES, CLEAR_IMAGE = 15, 50  # "(7-123)" cannot be meant as a range, "(10
 CLEAR_GAP = 20  # "IMA 8-34" is no range of images
 YEARS = range(1900, 2101)
 MONTHS, SHORT_YEARS = 12, range(60, 100)  # "CT of (3/98)"
+_UNCHANGED = re.compile(r"\b(?:unchanged|stable|similar)\W+(?:\w+\W+){0,3}$", re.I)
 SECTION = 12  # up to here "section 8" may be a segment
 
 
@@ -117,11 +118,17 @@ def habit_of(proposed: Sequence[Proposal]) -> Habit:
     return Habit(frozenset(series), frozenset(marks))
 
 
-def _decide(sentence: Sentence, found: Sequence[Token], proposed: Sequence[Proposal], habit: Habit) -> ReferringSentence:
-    kept, dropped = [], []
+def _decide(
+    sentence: Sentence, found: Sequence[Token], proposed: Sequence[Proposal], habit: Habit
+) -> ReferringSentence:
+    kept: list[Reference] = []
+    dropped: list[DroppedReference] = []
     for p in proposed:
         start, end = found[p.first].start, found[p.last].end
-        if sentence.text[start:end].count("(") > sentence.text[start:end].count(")") and sentence.text[end : end + 1] == ")":
+        if (
+            sentence.text[start:end].count("(") > sentence.text[start:end].count(")")
+            and sentence.text[end : end + 1] == ")"
+        ):
             end += 1
         words = sentence.text[start:end]
         reason = p.doubt or _doubt(p, habit) or _context_doubt(p, found, sentence.text)
@@ -151,7 +158,7 @@ def _pair_doubt(p: Proposal, habit: Habit) -> str:
     assert p.series is not None
     a, b = p.series, p.images[0]
     usual = p.mark in habit.marks and a in habit.series
-    if p.mark in {"-", "–"}:
+    if p.mark == "-":
         clear = a <= CLEAR_SERIES and (b - a > CLEAR_GAP or b < a)
         return "" if clear or usual else "may be a range of images"
     return "" if a <= HIGHEST_SERIES or usual else "may be an image and how many there are"
@@ -161,39 +168,48 @@ def _bare_doubt(p: Proposal, habit: Habit) -> str:
     """Of two numbers in brackets and nothing else."""
     assert p.series is not None
     a, b = p.series, p.images[0]
-    if b in YEARS:
-        return "may be a date"
-    if b <= FRACTION:
-        return "may be a fraction or a score"
-    if a > HIGHEST_SERIES and a not in habit.series:
-        return "no series has such a number"
-    if p.mark in habit.marks and a in habit.series:
-        return ""
-    if p.mark == "/":
-        return "" if b >= NO_DATE else "may be a date"
-    if p.mark == ":":
-        return "" if b >= NO_TIME else "may be a time or a ratio"
-    return "" if a <= CLEAR_SERIES and b >= CLEAR_IMAGE else "may be a range"
+    usual = p.mark in habit.marks and a in habit.series
+    doubts = (
+        (b in YEARS, "may be a date"),
+        (b <= FRACTION, "may be a fraction or a score"),
+        (a > HIGHEST_SERIES and a not in habit.series, "no series has such a number"),
+        (p.mark == "/" and b < NO_DATE and not usual, "may be a date"),
+        (p.mark == ":" and b < NO_TIME and not usual, "may be a time or a ratio"),
+        (p.mark == "-" and (a > CLEAR_SERIES or b < CLEAR_IMAGE) and not usual, "may be a range"),
+    )
+    return next((reason for holds, reason in doubts if holds), "")
 
 
 def _context_doubt(p: Proposal, found: Sequence[Token], text: str) -> str:
     """What the words around speak against it."""
     before, after = text[: found[p.first].start], text[found[p.last].end :]
-    own = {t.kind for t in found[p.first : p.last + 1]}
-    if "earlier" in own or _earlier_before().search(before) or _earlier_after().match(after):
+    own = found[p.first : p.last + 1]
+    if any(t.kind == "earlier" for t in own) or _is_earlier(before) or _earlier_after().match(after):
         return "is of an earlier examination"
     if p.form == "bare pair":
         outside = re.sub(r"[(\[][^()\[\]]*$", "", before)
-        if _after_word("score").search(outside) or (_dateable(p) and _after_word("date_or_level").search(outside)):
+        kinds = ("score", "date_or_level") if _dateable(p) else ("score",)
+        if any(_after_word(kind).search(outside) for kind in kinds):
             return "stands after words of a date, a score or a level"
-        if any(re.match(r"0\d", t.text) for t in found[p.first : p.last + 1]):
-            return "may be a date"
-    first = found[p.first].text.lower()
-    if p.form == "image" and found[p.first].text == "im" and before.count("(") <= before.count(")"):
+        return "may be a date" if any(re.match(r"0\d", t.text) for t in own) else ""
+    return _image_doubt(p, own[0].text, before) if p.form == "image" else ""
+
+
+def _image_doubt(p: Proposal, word: str, before: str) -> str:
+    """What speaks against an image that is named without its series."""
+    if re.search(r"\bkey\s*$", before, re.I):
+        return "counts key images"
+    if word == "im" and before.count("(") <= before.count(")"):
         return "may be another word"  # German: "im 4. Segment"
-    if p.form == "image" and first.startswith(("section", "cut")) and max(p.images) <= SECTION:
+    if word.lower().startswith(("section", "cut")) and max(p.images) <= SECTION:
         return "may be a segment or a chapter"
     return ""
+
+
+def _is_earlier(before: str) -> bool:
+    """Whether a reference after some words is of an earlier examination: "previously 4 mm (", not "unchanged from prior ("."""
+    match = _earlier_before().search(before)
+    return match is not None and not _UNCHANGED.search(before[: match.start()])
 
 
 def _dateable(p: Proposal) -> bool:
@@ -205,14 +221,14 @@ def _dateable(p: Proposal) -> bool:
 @cache
 def _after_word(kind: str) -> re.Pattern[str]:
     words = "|".join(document("references.toml")[kind])
-    return re.compile(rf"(?<![^\W\d])(?:{words})[\s.:,]*$", re.I)
+    return re.compile(rf"(?<![^\W\d])(?:{words})(?:\s+(?:is|was|of|are))?[\s.:,=]*$", re.I)
 
 
 @cache
 def _earlier_before() -> re.Pattern[str]:
     words = "|".join(document("references.toml")["earlier"])
-    measured = r"(?:[\s:(\[]|\d[\d.,x×/-]*|\b(?:mm|cm|was|were|measured|measuring|at|on|in|of|the|study|exam|examination|ct|scan|axial)\b)*"
-    return re.compile(rf"(?<!\w)(?:{words}){measured}$", re.I)
+    between = "mm|cm|was|were|measured|measuring|at|on|in|of|the|study|exam|examination|ct|scan|axial"
+    return re.compile(rf"(?<!\w)(?:{words})(?:[\s:(\[]|\d[\d.,x\u00d7/-]*+|\b(?:{between})\b)*$", re.I)
 
 
 @cache
@@ -239,6 +255,12 @@ def without(text: str, spans: Sequence[tuple[int, int]]) -> str:
         text = f"{text[:start]}\0{text[end:]}"
     text = re.sub(r"\s*[(\[](?:[\s,;:.&]|and|\0)*\0(?:[\s,;:.&]|and|\0)*[)\]]", "", text)
     text = re.sub(r"(?<=[(\[])\0[\s,;]*", "", text)
+    text = re.sub(
+        r"\s*[(\[]\s*(?:previously|formerly|prior|earlier|compared to|was)?[\s,;:]*\0\s*[)\]]",
+        "",
+        text,
+        flags=re.I,
+    )
     text = re.sub(r"\s*[,;]?\s*(?:\b(?:on|see|at|in|and|of|axial)\s+)*\0", "", text, flags=re.I)
     text = re.sub(r"\s+([.,;)])", r"\1", re.sub(r"\s{2,}", " ", text))
     return text.strip().lstrip(",;:. ")

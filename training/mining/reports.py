@@ -90,5 +90,7 @@ def _report(row: Mapping[str, str], columns: tuple[str, str] | None, path: Path)
 
 def _joined(row: Mapping[str, str], parts: Sequence[tuple[str, str]]) -> str:
     texts = [(heading, (row.get(column) or "").strip()) for heading, column in parts]
-    kept = [f"{heading}:\n{text}" if heading else text for heading, text in texts if text.lower() not in MISSING]
+    kept = [
+        f"{heading}:\n{text}" if heading else text for heading, text in texts if text.lower() not in MISSING
+    ]
     return "\n".join(kept)

@@ -15,11 +15,20 @@ from functools import cache
 from training.mining.patterns import Pattern, compile_pattern, document
 
 WRAPPED = 0.8  # of the longest line: a line this long may go on in the next; our choice
-LONGEST_LINE = 130  # characters; a report with longer lines is not wrapped; our choice
+WRAPPED_LINES = range(50, 131)  # characters of the longest line of a report that is wrapped; our choice
+LONGEST_BRACKET = 120  # characters in which a bracket must close to hold a sentence together; our choice
 HEADING = 60  # longest heading in characters; our choice
 
-_BULLET = re.compile(r"(?:[•●▪■*]|[-–—](?=\s)|\(?\d{1,2}[.)](?:-|\))?(?=\s|[A-Z])|\d{1,2}-\)?(?=\s)|[a-h]\)|[\"“”»])\s*")
-_INLINE_BULLET = re.compile(r"[•●▪■]|(?<!\d)[\"“”](?!,)|(?<=[.;])\s+[-–—](?=\s*[A-Z])|(?<=[.:;])\s+\d{1,2}[.)](?=\s+[A-Z])")
+_BULLET = re.compile(
+    r"""(?: [•●▪■*] | [-\u2013\u2014](?=\s) | \(?\d{1,2}[.)](?:-|\))?(?=\s|[A-Z]) | \d{1,2}-\)?(?=\s)
+    | [a-h]\) | ["“”»] )\s*""",
+    re.X,
+)
+_INLINE_BULLET = re.compile(
+    r"""[•●▪■] | (?<!\d)["“”](?!,) | (?<=[.;])\s+[-\u2013\u2014](?=\s*[A-Z])
+    | (?<=[.:;])\s+\d{1,2}[.)](?=\s+[A-Z])""",
+    re.X,
+)
 _STOP = re.compile(r"[.!?]+[)\]\"”]?(?=\s|$|[A-Z][a-z]|[\"“•])")
 _SAID = re.compile(r"\d|\b(?:is|are|was|were|be|which|including)\b")
 _HEADING = re.compile(rf"\s*([A-Za-z][^:.\n;!?]{{1,{HEADING}}}?)\s*:(?!\d)\s*")
@@ -117,7 +126,13 @@ def _goes_on(line: str, following: str, longest: int) -> bool:
     """Whether a sentence goes on from a line to the one that follows, in a report with such longest lines."""
     if following[0].islower() or line.endswith(","):
         return True
-    return not line.endswith((".", ":", "!", "?")) and WRAPPED * longest <= len(line) <= longest <= LONGEST_LINE
+    ended = line.endswith((".", ":", "!", "?")) or _opens_heading(following)
+    return not ended and longest in WRAPPED_LINES and len(line) >= WRAPPED * longest
+
+
+def _opens_heading(line: str) -> bool:
+    named = _HEADING.match(line)
+    return named is not None and _is_heading(named[1])
 
 
 def _items(block: str) -> Iterator[str]:
@@ -127,7 +142,7 @@ def _items(block: str) -> Iterator[str]:
         if block[start : bullet.start()].strip():
             yield block[start : bullet.start()].strip()
         start = bullet.end()
-    if block[start:].strip(" .\"“”"):
+    if block[start:].strip(' ."“”'):
         yield block[start:].strip()
 
 
@@ -146,17 +161,22 @@ def _split(text: str) -> Iterator[str]:
 
 def _ends(piece: str, rest: str) -> bool:
     """Whether a sentence ends with a piece."""
-    if not rest.strip():
+    following = rest.lstrip()[:1]
+    if not following:
         return True
-    if piece.count("(") > piece.count(")") and ")" in rest[:120]:
+    in_bracket = piece.count("(") > piece.count(")") and ")" in rest[:LONGEST_BRACKET]
+    if in_bracket or following.islower() or following in ",;)":
         return False
-    if not piece.endswith("."):
-        return not rest.lstrip()[0].islower()
-    following = rest.lstrip()[0]
-    if following.islower() or following in ",;)":
-        return False
-    if rest[0].isalpha() and re.search(r"\b[A-Z][a-z]?\.$", piece):  # "M.Sc", "Th.12"
-        return False
+    return not piece.endswith(".") or not _is_abbreviated(piece, rest)
+
+
+def _is_abbreviated(piece: str, rest: str) -> bool:
+    """Whether the full stop at the end of a piece belongs to its last word."""
+    if re.search(r"(?<!\w)n[or]\.$", piece) and re.match(r"\s*\d", rest):  # "slice no. 45"
+        return True
+    if rest[0].isalpha() and re.search(r"\b[A-Z][a-z]?\.$", piece):  # "M.Sc"
+        return True
     if re.fullmatch(r"\(?\d{1,2}\.", piece.strip()):  # the number of a list item
-        return False
-    return not _abbreviations().search(piece) or re.match(r"\s+(?:No|There|The|In|A)\b", rest) is not None
+        return True
+    opens = re.match(r"\s+(?:No|There|The|In|A)\b", rest)
+    return _abbreviations().search(piece) is not None and opens is None

@@ -7,7 +7,6 @@ names of the organ table.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -43,27 +42,20 @@ def organ_of_place() -> dict[str, str]:
     table = {row["place"]: row["organ"] for row in rows("places.csv")}
     known, named = {o.name for o in organs()}, set(table.values()) - {""}
     if named != known:
-        raise ValueError(f"places.csv and the organ table differ in {sorted(named ^ known)}; name the same organs")
+        raise ValueError(
+            f"places.csv and the organ table differ in {sorted(named ^ known)}; name the same organs"
+        )
     return table
 
 
 @cache
 def _patterns() -> tuple[tuple[str, Pattern], ...]:
-    displayed: dict[str, list[str]] = {}
-    for organ in organs():
-        displayed[organ.name] = [organ.display, organ.display.rstrip("s")]
-    found, seen = [], set()
-    for row in rows("places.csv"):
-        words = row["words"].split("|") if "(" not in row["words"] else _alternatives(row["words"])
-        if row["organ"] and row["organ"] not in seen:
-            words, _ = words + displayed[row["organ"]], seen.add(row["organ"])
-        found.append((row["place"], compile_pattern(words)))
-    return tuple(found)
-
-
-def _alternatives(words: str) -> list[str]:
-    """The patterns of a cell, split at bars outside of brackets."""
-    return re.findall(r"(?:\([^)]*\)|[^|(])+", words)
+    displayed = {o.name: [o.display, o.display.rstrip("s")] for o in organs()}
+    # The organ table's own word goes to the first place of an organ, the organ itself.
+    return tuple(
+        (row["place"], compile_pattern([row["words"], *displayed.pop(row["organ"], ())]))
+        for row in rows("places.csv")
+    )
 
 
 @lru_cache(maxsize=4096)
