@@ -18,7 +18,8 @@ from training.mining.reports import read_reports
 
 NAMES = [c.name for c in concepts(CT_RATE)]
 
-# Images that the real sentences name, by report: our own count over ct_clip/val.csv. "-" where no series is named.
+# Images that the real sentences name, by report: our own count over ct_clip/val.csv and dragon/english.
+# "-" where no series is named.
 REAL_CHEST = {
     "val_41": "-/109 -/246 -/284 -/287",
     "val_83": "-/48 -/60 -/74",
@@ -169,7 +170,7 @@ def test_what_a_model_answers_counts_only_where_it_names_organs() -> None:
 
 
 def test_a_real_local_model_decides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A tiny causal model with random weights, in a transformers folder: the path of a real one, end to end."""
+    """A tiny causal model with random weights, in a transformers folder: a real one's path, end to end."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     folder = tmp_path / "tiny"

@@ -11,7 +11,7 @@ from core_model.anatomy import table_rows
 from training.mining.dictionary import Wording, alike, bare, grow, table
 
 CORPUS = [
-    "There is a 12 mm exophytic fluid-filled renal cyst (3/45). No pneumothorax is identified on either side today.",
+    "There is a 12 mm exophytic fluid-filled renal cyst (3/45). No pneumothorax is identified today.",
     "Exophytic fluid-filled renal cyst, 3 cm. The renal cyst is unchanged compared to the prior examination.",
     "FINDINGS: exophytic, fluid-filled renal cyst. Emphysema and pleural effusion.",
     "Possible exophytic fluid-filled renal cyst.",

@@ -1,4 +1,4 @@
-"""``python -m training.mining``: sentences, labels, references and a grown dictionary out of reports, and how well.
+"""``python -m training.mining``: sentences, labels, references and a dictionary out of reports, and how well.
 
 The only module here that prints. Reports come from a CSV, a text file or a folder of text files.
 """
@@ -104,7 +104,8 @@ def _reports(args: argparse.Namespace) -> Iterator[ReportText]:
         yield report
     said = f"{count} reports"
     if empty:
-        said += f", {len(empty)} of them empty and left out: {', '.join(empty[:5])}{' ...' if len(empty) > 5 else ''}"
+        first = ", ".join(empty[:5]) + (" ..." if len(empty) > 5 else "")
+        said += f", {len(empty)} of them empty and left out: {first}"
     sys.stderr.write(f"{said}\n")
 
 

@@ -17,6 +17,8 @@ from training.mining.patterns import Pattern, compile_pattern, document
 Status = Literal["present", "absent", "uncertain", "elsewhere"]
 Kind = Literal["none", "absent", "uncertain", "elsewhere"]
 
+RELATIVE_WORDS = 4  # most words between "which" and its verb; our choice
+
 _FRESH = re.compile(
     r";|,\s*(?:an?|the|there|this|these)\b", re.I
 )  # after a negation: something of its own begins
@@ -79,7 +81,7 @@ def _cues() -> _Cues:
 
 @lru_cache(maxsize=4096)
 def clauses(sentence: str) -> tuple[tuple[int, int], ...]:
-    """The clauses of a sentence as (start, end), without gaps: each has a predicate of its own, but the last may not.
+    """The clauses of a sentence as (start, end), without gaps; all but the last have a predicate.
 
     >>> s = "Heart size is normal, pericardial effusion was not observed."
     >>> [s[a:b] for a, b in clauses(s)]
@@ -116,17 +118,18 @@ def _opens(text: str, cues: _Cues) -> bool:
 
 def _is_relative(before: str, cues: _Cues) -> bool:
     """Whether what comes before a predicate makes it one of a relative clause."""
-    last = None
-    for last in cues.relative.finditer(before):
-        pass
-    return last is not None and len(before[last.end() :].split()) <= 4 and "," not in before[last.end() :]
+    ends = [match.end() for match in cues.relative.finditer(before)]
+    if not ends:
+        return False
+    since = before[ends[-1] :]
+    return len(since.split()) <= RELATIVE_WORDS and "," not in since
 
 
 def assess(sentence: str, start: int, end: int) -> Assertion:
     """What a sentence says of the mention in [start, end) of it.
 
     >>> s = "No pleural effusion; mild atelectasis, possibly pneumonia."
-    >>> [assess(s, s.index(w), s.index(w) + len(w)).status for w in ("pleural effusion", "atelectasis", "pneumonia")]
+    >>> [assess(s, s.index(w), s.index(w) + len(w)).status for w in ("effusion", "atelectasis", "pneumonia")]
     ['absent', 'present', 'uncertain']
     """
     first, last = next((a, b) for a, b in clauses(sentence) if a <= start < b)
@@ -141,7 +144,7 @@ def assess(sentence: str, start: int, end: int) -> Assertion:
 
 
 def _in_clause(sentence: str, first: int, last: int) -> list[_Cue]:
-    """The cues of a clause; a longer one hides those within it, one that only looks so hides and says nothing."""
+    """The cues of a clause: a longer one hides those within it, and what only looks like one is left out."""
     found: list[_Cue] = []
     for kind, before, pattern in _cues().kinds:
         for match in pattern.finditer(sentence, first, last):
@@ -182,7 +185,7 @@ def _reaches(sentence: str, cue: _Cue, start: int, end: int) -> bool:
 
 
 def _asserted(between: str, cues: _Cues) -> bool:
-    """Whether words between a mention and a cue say already what the mention is, so that the cue is not for it."""
+    """Whether words between mention and cue say already what the mention is: the cue is not for it."""
     for predicate in cues.predicate.finditer(between):
         if not _is_relative(between[: predicate.start()], cues) and not cues.earlier.search(between):
             return True

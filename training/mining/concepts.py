@@ -1,8 +1,8 @@
 """What is looked for in reports, and the mentions of it in a sentence.
 
-A concept is an abnormality with the words for it and the places that those words need beside them; tables hold
-them (``ct_rate.toml``: CT-RATE's 18 labels; ``abnormalities.toml``: the abnormality dictionary). A mention says
-nothing yet of the whole report: `labels` does.
+A concept is an abnormality with the words for it and the places that those words need beside them; tables
+hold them (``ct_rate.toml``: CT-RATE's 18 labels; ``abnormalities.toml``: the dictionary). A mention
+says nothing yet of the whole report: `labels` does.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
-from typing import Literal
+from typing import Literal, get_args
 
-from core_model.abnormality import Abnormality, abnormalities
+from core_model.abnormality import abnormalities
 from core_model.anatomy import table_rows
 from training.mining.organ_sentences import MinedSentence, organ_sentences
 from training.mining.patterns import Pattern, compile_pattern, document
@@ -29,7 +29,8 @@ ALIKE = 0.7  # share of common words from which two wordings count as one; our c
 
 _SIZE = re.compile(
     r"""[(\[]? \s* (?:(?:up\ to|approximately|about|measuring|of)\ )* \d+(?:[.,]\d+)?
-    (?:\s*[x\u00d7*-]\s*\d+(?:[.,]\d+)?)* \s* (?:mm|cm|hu)\b (?:\ in\ (?:size|diameter|thickness))? \s*[)\]]?""",
+    (?:\s*[x\u00d7*-]\s*\d+(?:[.,]\d+)?)* \s* (?:mm|cm|hu)\b 
+    (?:\ in\ (?:size|diameter|thickness))? \s*[)\]]?""",
     re.I | re.X,
 )
 
@@ -51,7 +52,7 @@ class Wording:
 
 
 def grow(reports: Iterable[str], *, least: int = 2, most: int = 20) -> tuple[Wording, ...]:
-    """The frequent wordings of a corpus that the dictionary has not, per abnormality, the most frequent first.
+    """The frequent wordings of a corpus that the dictionary has not, by abnormality and frequency.
 
     Parameters
     ----------
@@ -72,12 +73,13 @@ def grow(reports: Iterable[str], *, least: int = 2, most: int = 20) -> tuple[Wor
         for (key, words), text in said.items():
             counts[key][words] += 1
             forms[words][text] += 1
-    return tuple(
-        wording
-        for entry in abnormalities()
-        for polarity in ("present", "absent")
-        for wording in _frequent(entry, polarity, counts[entry.name, polarity], forms, least, most)
-    )
+    found = []
+    for entry in abnormalities():
+        for polarity in get_args(Polarity):
+            known = entry.present if polarity == "present" else entry.absent
+            frequent = _frequent(counts[entry.name, polarity], known, least)
+            found += [Wording(entry.name, polarity, _commonest(forms[w]), n) for w, n in frequent[:most]]
+    return tuple(found)
 
 
 def table(wordings: Sequence[Wording]) -> str:
@@ -140,16 +142,8 @@ def _one_thing(sentence: MinedSentence) -> tuple[str, Polarity] | None:
     return (said.abnormality, "absent") if said.status == "absent" else None
 
 
-def _frequent(
-    entry: Abnormality,
-    polarity: Polarity,
-    counts: Counter[str],
-    forms: dict[str, Counter[str]],
-    least: int,
-    most: int,
-) -> list[Wording]:
-    """The wordings of one abnormality that are frequent and differ from each other and from the dictionary's."""
-    known = [bare(t) for t in (entry.present if polarity == "present" else entry.absent)]
+def _frequent(counts: Counter[str], known: Sequence[str], least: int) -> list[tuple[str, int]]:
+    """Bare wordings that are frequent and differ from each other and the known ones, and their counts."""
     groups: list[tuple[str, int]] = []
     for words, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         like = next((k for k, (other, _) in enumerate(groups) if alike(words, other)), None)
@@ -157,9 +151,9 @@ def _frequent(
             groups.append((words, count))
         else:
             groups[like] = (groups[like][0], groups[like][1] + count)
-    kept = [(w, n) for w, n in groups if n >= least and not any(alike(w, k) for k in known)]
-    kept.sort(key=lambda group: -group[1])
-    return [Wording(entry.name, polarity, _commonest(forms[w]), n) for w, n in kept[:most]]
+    old = [bare(text) for text in known]
+    kept = [(w, n) for w, n in groups if n >= least and not any(alike(w, k) for k in old)]
+    return sorted(kept, key=lambda group: -group[1])
 
 
 def alike(one: str, other: str) -> bool:

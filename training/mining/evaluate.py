@@ -1,7 +1,8 @@
 """How well the rules label reports and find references, on a CSV with the truth.
 
-``AccessionNo, report_text`` and the 18 labels (CT-CLIP's columns), or ``sentence, references`` with references
-as "3/204 3/210", "-/45" where no series is named, and nothing where there is none. Measures; changes nothing.
+``AccessionNo, report_text`` and the 18 labels (CT-CLIP's columns), or ``sentence, references`` with
+references as "3/204 3/210", "-/45" where no series is named, and nothing where there is none. It changes
+nothing.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def _pair(word: str) -> tuple[int | None, int]:
 
 
 def halves(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The reports that rules may be developed on, and the others: for ever the same, by digest of the identifier."""
+    """The reports that rules may be developed on, and the others: by digest of the identifier, for ever."""
     split: dict[str, list[Row]] = {"development": [], "held out": []}
     for row in rows:
         even = hashlib.sha256(row["AccessionNo"].encode()).digest()[0] % 2 == 0

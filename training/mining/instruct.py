@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from core_model.anatomy import organs
 from training.mining.organ_sentences import MinedSentence
@@ -40,7 +41,7 @@ def question(sentences: Sequence[str]) -> str:
         "These are sentences of a CT report. Say for each which organs it describes. An organ that only says "
         "where something else lies does not count.\n"
         f"Known organs: {names}.\n"
-        "Answer with one line per sentence: its number, a colon, and the organs separated by commas, or none.\n\n"
+        "Answer with one line per sentence: its number, a colon, and the organs with commas, or none.\n\n"
         f"{numbered}\n"
     )
 
@@ -65,7 +66,7 @@ def answers(text: str, count: int) -> dict[int, tuple[str, ...]]:
 
 
 def by_model(mined: Sequence[MinedSentence], ask: Ask) -> tuple[MinedSentence, ...]:
-    """The sentences of one report with the organs that a model gives them; `decision` says for each who decided."""
+    """The sentences of one report with the organs that a model gives them; `decision` says who decided."""
     decided: list[MinedSentence] = []
     for first in range(0, len(mined), BATCH):
         part = mined[first : first + BATCH]
@@ -87,32 +88,32 @@ def load(folder: Path, device: str = "cpu") -> tuple[Ask, ModelIdentity]:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
     if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} holds no config.json; name the folder of a transformers model on this disk"
-        )
+        raise ValueError(f"{folder} holds no config.json; name the folder of a local transformers model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, torch_dtype="auto"
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} is no causal language model with its tokenizer: {error}") from error
-    model.train(False)
+    model.to(device).train(False)
+    chats = bool(tokenizer.chat_template)
 
     def ask(text: str) -> str:
-        if tokenizer.chat_template:
+        if chats:
             messages = [{"role": "user", "content": text}]
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=not tokenizer.chat_template).to(
-            device
-        )
+        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=not chats).to(device)
+        asked = encoded["input_ids"]  # (1, T)
         with torch.inference_mode():
             made = model.generate(
-                input_ids=encoded["input_ids"],
+                input_ids=asked,
                 attention_mask=encoded["attention_mask"],
                 max_new_tokens=BATCH * TOKENS_PER_SENTENCE,
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
             )
-        return str(tokenizer.decode(made[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True))
+        return str(tokenizer.decode(made[0, asked.shape[1] :], skip_special_tokens=True))
 
     return ask, ModelIdentity(folder.resolve().name, _digest(folder))
 

@@ -1,8 +1,8 @@
 """The sentences of a report, each with the reading organs that it is about, and how that was decided.
 
-Rules alone: what a sentence names, without the neighbours that it only measures by; else its heading; else the
-organ of the abnormality that it names; else, for "It ...", the sentence before. `instruct` is the better option
-where a model lies on the disk; both give the same type, and the decision says which it was.
+Rules alone: what a sentence names, without the neighbours that it only measures by; else its heading; else
+the organ of the abnormality that it names; else, for "It ...", the sentence before. `instruct` is the better
+option where a model lies on the disk; both give the same type, and the decision says which it was.
 """
 
 from __future__ import annotations

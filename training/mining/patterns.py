@@ -1,9 +1,9 @@
 """The pattern language of the tables, and how a table is read.
 
 A pattern is a regular expression written for readers of radiology, not of regular expressions: a space
-stands for spaces, hyphens or strokes (`` ?`` for none as well), ``*`` after a letter for the rest of a word, ``..`` for up to five words in between, and
-everything is matched from the start of a word, in either case. Not a tokenizer: what lies between the
-words is left alone.
+stands for spaces, hyphens or strokes (`` ?`` for none as well), ``*`` after a letter for the rest of a word,
+``..`` for up to five words in between, and everything is matched from the start of a word, in either case.
+Not a tokenizer: what lies between the words is left alone.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def compile_pattern(words: Iterable[str]) -> Pattern:
 
 
 def _letters(pattern: str) -> str:
-    """The longest run of letters that a pattern cannot do without, "" where it is too short to tell texts apart."""
+    """The longest run of letters that a pattern cannot do without, "" where it tells no texts apart."""
     runs = re.findall(r"[a-z]+", re.sub(r"\[[^]]*\]|\\.|\w\?", " ", _without_groups(pattern).lower()))
     longest = max(runs, key=len, default="")
     return longest if len(longest) >= FEWEST_LETTERS else ""

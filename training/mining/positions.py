@@ -1,7 +1,7 @@
 """From a reference to a slice: the series checked, the direction of its slices, and the doubtful dropped.
 
-Takes the geometry of a study's series, nothing else of them: no DICOM is read here. What cannot be resolved is
-returned with its reason, never guessed.
+Takes the geometry of a study's series, nothing else of them: no DICOM is read here. What cannot be resolved
+is returned with its reason, never guessed.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class SeriesSlices:
     def __post_init__(self) -> None:
         if len(self.images) != len(self.heights_mm) or not self.images:
             raise ValueError(
-                f"series {self.number} has {len(self.images)} image numbers and {len(self.heights_mm)} heights; "
-                "give one of each per slice, and at least one"
+                f"series {self.number} has {len(self.images)} image numbers and {len(self.heights_mm)} "
+                "heights; give one of each per slice, and at least one"
             )
 
     @classmethod
     def counted(
         cls, count: int, spacing_mm: float, *, superior_first: bool, number: int | None = None
     ) -> SeriesSlices:
-        """A series whose headers are lost: images 1 to `count`, from the head or from the feet; the lowest is at 0 mm.
+        """A series whose headers are lost: images 1 to `count` from the head or the feet, the lowest at 0 mm.
 
         >>> SeriesSlices.counted(3, 5.0, superior_first=True).heights_mm
         (10.0, 5.0, 0.0)
@@ -97,8 +97,8 @@ def snippets(
     Parameters
     ----------
     study: all series of it, so that the one that is meant can be told.
-    extents_mm: reading organ -> its lowest and highest height; with it a slice that shows none of the organs of
-        its sentence is dropped.
+    extents_mm: reading organ -> its lowest and highest height; with it a slice that shows none of its
+        sentence's organs is dropped.
     """
     found: list[MinedSnippet] = []
     dropped: list[DroppedReference] = []
@@ -217,7 +217,7 @@ def _organs_of(sentence: ReferringSentence) -> tuple[str, ...]:
 
 
 def _texts(sentence: ReferringSentence) -> list[str]:
-    """The text of each reference: its own part of the sentence where several share one, if it says something."""
+    """The text of each reference: its own part of a sentence that several share, if that says something."""
     whole = sentence.sentence.text
     if len(sentence.references) == 1:
         return [sentence.text]

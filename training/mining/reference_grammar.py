@@ -248,11 +248,10 @@ class _Parser:
         """The series that follows an image, and the index of the last token that was read."""
         word = self.skip(at, _GAP, 4)
         n = self.number(word + 1) if self.kind(word) == "series" else None
-        if (
-            n is None
-            or self.kind(self.skip(n + 1, ",:(", 2)) in {"image", "images"}
-            and self.kind(at) != "of"
-        ):
+        if n is None:
+            return None, at - 1
+        has_own = self.kind(self.skip(n + 1, ",:(", 2)) in {"image", "images"}
+        if has_own and self.kind(at) != "of":  # "image 45, series 4 image 50"
             return None, at - 1
         return self.value(n), n
 

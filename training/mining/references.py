@@ -1,7 +1,7 @@
 """References to images in reports: "series 3, image 204", "(3/204)", "IMA 8-34", "se 4 im 77".
 
-Precision before recall: what may be a date, a fraction, a score, a measure, a vertebral level or an image of an
-earlier examination is dropped, with its reason. Where in the scan an image lies is not decided here but in
+Precision before recall: what may be a date, a fraction, a score, a measure, a vertebral level or an image of
+an earlier examination is dropped, with its reason. Where in the scan an image lies is not decided here but in
 `positions`.
 """
 
@@ -124,22 +124,24 @@ def _decide(
     kept: list[Reference] = []
     dropped: list[DroppedReference] = []
     for p in proposed:
-        start, end = found[p.first].start, found[p.last].end
-        if (
-            sentence.text[start:end].count("(") > sentence.text[start:end].count(")")
-            and sentence.text[end : end + 1] == ")"
-        ):
-            end += 1
+        start, end = _span(sentence.text, found, p)
         words = sentence.text[start:end]
         reason = p.doubt or _doubt(p, habit) or _context_doubt(p, found, sentence.text)
         if reason:
             dropped.append(DroppedReference(words, reason, start, end))
-            continue
-        plane = _plane(found, p)
-        kept.append(Reference(p.series, p.images, p.total, plane, words, start, end))
-    spans = [(r.start, r.end) for r in (*kept, *dropped)] if kept else []
-    text = without(sentence.text, spans)
+        else:
+            kept.append(Reference(p.series, p.images, p.total, _plane(found, p), words, start, end))
+    spans = [*((r.start, r.end) for r in kept), *((d.start, d.end) for d in dropped)]
+    text = without(sentence.text, spans if kept else ())
     return ReferringSentence(sentence, tuple(kept), tuple(dropped), text)
+
+
+def _span(text: str, found: Sequence[Token], p: Proposal) -> tuple[int, int]:
+    """Where a proposal stands, with the bracket that closes one of its own."""
+    start, end = found[p.first].start, found[p.last].end
+    words = text[start:end]
+    closes = words.count("(") > words.count(")") and text[end : end + 1] == ")"
+    return start, end + closes
 
 
 def _doubt(p: Proposal, habit: Habit) -> str:
@@ -207,7 +209,7 @@ def _image_doubt(p: Proposal, word: str, before: str) -> str:
 
 
 def _is_earlier(before: str) -> bool:
-    """Whether a reference after some words is of an earlier examination: "previously 4 mm (", not "unchanged from prior ("."""
+    """Whether words lead to an earlier image: "previously 4 mm (" do, "unchanged from prior (" do not."""
     match = _earlier_before().search(before)
     return match is not None and not _UNCHANGED.search(before[: match.start()])
 

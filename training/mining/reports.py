@@ -1,6 +1,6 @@
 """Report texts from files: CSV of several sets, a text file, or a folder of text files.
 
-Knows the columns of CT-CLIP's labelled reports, CT-RATE and Merlin; others are named. Reads, and decides nothing.
+Knows the columns of CT-CLIP's labelled reports, CT-RATE and Merlin; others are named. It decides nothing.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class Sentence:
     ----------
     text: without its bullet, white space as single spaces. "Liver: normal." keeps its heading.
     section: "findings", "impression", "history", "technique", "comparison", or "" where no heading said.
-    heading: of its paragraph or, on a line of its own, above it, e.g. "Liver"; no section's; "" where none is.
-    item: True if it opens an item of a list or a paragraph, so that it need not go on from the sentence before.
+    heading: of its paragraph or, on a line of its own, above it, e.g. "Liver"; never a section's; may be "".
+    item: True if it opens an item of a list or a paragraph: it need not go on from the sentence before.
     """
 
     text: str
