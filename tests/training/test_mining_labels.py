@@ -87,7 +87,8 @@ CHESTS = [
     ),
     (
         "Bronchial walls are not thickened. The interlobular septa are not thickened. No mosaic "
-        "attenuation. The aorta is of normal caliber without calcified plaque. Coronary arteries are free of calcification.",
+        "attenuation. The aorta is of normal caliber without calcified plaque. Coronary arteries are free of "
+        "calcification.",
         set(),
         {
             "Peribronchial thickening",
@@ -118,6 +119,100 @@ def test_chest_labels(report: str, present: set[str], absent: set[str]) -> None:
     assert {n for n, p in found.items() if p == "present"} == present
     assert {n for n, p in found.items() if p == "absent"} == absent
     assert all(found[n] == "unknown" for n in found.keys() - present - absent)
+
+
+# One sentence, one label: written for this test.
+SENTENCES = [
+    ("Pleural effusion", "present", "Pleural effusion was watched in the right hemithorax."),
+    ("Pleural effusion", "absent", "No pleural effusion or thickening was watched."),
+    ("Pleural effusion", "absent", "Bilateral pleural effusion is not available."),
+    ("Lung nodule", "present", "There is a 5x6 mm nodule in the RLL."),
+    ("Lung nodule", "unknown", "Nodular density in the left lower lobe, 8 mm."),
+    ("Lung nodule", "present", "Subpleural pulmonary nodule, not significantly changed."),
+    ("Lung nodule", "present", "Multiple nodules, some of which are calcified, are seen in both lungs."),
+    ("Lung nodule", "absent", "No nodules other than a 3 mm granuloma in the right upper lobe."),
+    ("Cardiomegaly", "absent", "The cardiothoracic ratio is within normal limits."),
+    ("Cardiomegaly", "present", "Heart is mildly enlarged with coronary calcifications."),
+    (
+        "Coronary artery wall calcification",
+        "present",
+        "Heart is mildly enlarged with coronary calcifications.",
+    ),
+    ("Cardiomegaly", "present", "Mild cardiac enlargement."),
+    ("Arterial wall calcification", "present", "Aortic calcifications are present."),
+    ("Arterial wall calcification", "present", "Aortic calcification."),
+    ("Arterial wall calcification", "present", "Atherosclerotic vascular disease."),
+    ("Coronary artery wall calcification", "present", "Calcified plaques in the thoracic aorta and LAD."),
+    ("Arterial wall calcification", "present", "Calcified plaques in the thoracic aorta and LAD."),
+    ("Arterial wall calcification", "unknown", "Coronary artery calcification is present."),
+    ("Arterial wall calcification", "unknown", "Calcific atherosclerotic changes in coronary arteries."),
+    ("Medical material", "present", "Stent in the LAD."),
+    ("Medical material", "present", "Port catheter tip is in the right atrium."),
+    ("Medical material", "absent", "No catheter or tube is seen."),
+    ("Medical material", "present", "Contrast material was given through a catheter."),
+    ("Medical material", "unknown", "Sternotomy."),
+    ("Lymphadenopathy", "present", "Enlarged right paratracheal lymph nodes."),
+    ("Lymphadenopathy", "absent", "There is no axillary, mediastinal or hilar lymphadenopathy."),
+    ("Lymphadenopathy", "present", "Lymph nodes with preserved fatty hilum were observed in both axillae."),
+    ("Emphysema", "present", "Bullous changes at the apices."),
+    ("Emphysema", "absent", "No bulla."),
+    ("Emphysema", "present", "Centriacinar emphysema areas draw attention."),
+    ("Lung opacity", "unknown", "Aeration of both lungs is normal."),
+    ("Lung opacity", "present", "Diffuse ground-glass opacities with crazy paving."),
+    ("Lung opacity", "present", "Peripheral patchy consolidations and frosted glass densities."),
+    ("Lung opacity", "absent", "No active infiltration or mass lesion was detected in both lungs."),
+    ("Lung opacity", "absent", "There was no finding in favor of pneumonic infiltration."),
+    ("Consolidation", "absent", "No consolidation or ground glass."),
+    ("Bronchiectasis", "present", "Bronchiectatic changes in the right middle lobe."),
+    ("Bronchiectasis", "absent", "Cylindrical bronchiectasis was not observed."),
+    ("Bronchiectasis", "present", "Dilated bronchi in the left lower lobe."),
+    ("Bronchiectasis", "present", "Tubular bronchial ectasias"),
+    ("Interlobular septal thickening", "present", "Smooth thickening of interlobular septa."),
+    ("Interlobular septal thickening", "present", "Increased thickness of interlobular septa in both lungs."),
+    ("Interlobular septal thickening", "present", "Septal thickening in the basal segments."),
+    ("Interlobular septal thickening", "unknown", "Interatrial septum is thickened with fat."),
+    ("Peribronchial thickening", "present", "Thickening of the peribronchovascular interstitium."),
+    ("Peribronchial thickening", "present", "Thickening of the bronchial walls."),
+    ("Peribronchial thickening", "unknown", "Esophageal wall thickening near the left main bronchus."),
+    ("Mosaic attenuation pattern", "present", "Mosaic density differences in both lungs."),
+    ("Atelectasis", "present", "Passive atelectasis adjacent to the effusion."),
+    ("Atelectasis", "present", "Subsegmental atelectatic changes."),
+    ("Atelectasis", "present", "Collapsed left lower lobe."),
+    ("Pulmonary fibrotic sequela", "present", "Fibrotic strands in the upper lobes."),
+    (
+        "Pulmonary fibrotic sequela",
+        "present",
+        "Sequelae of old granulomatous disease with calcified granulomas.",
+    ),
+    ("Pulmonary fibrotic sequela", "unknown", "Scar tissue at the abdominal incision."),
+    ("Pulmonary fibrotic sequela", "unknown", "Post-surgical scarring of the left breast."),
+    ("Pulmonary fibrotic sequela", "unknown", "Sequela fracture of the 5th rib."),
+    ("Hiatal hernia", "absent", "Hiatal hernia is not seen."),
+    ("Hiatal hernia", "present", "Herniation of the gastric fundus through the esophageal hiatus."),
+    ("Hiatal hernia", "unknown", "Umbilical hernia containing fat."),
+    ("Pericardial effusion", "absent", "Pericardial thickening or effusion is absent."),
+    ("Pericardial effusion", "present", "Minimal pericardial smear-like effusion."),
+    ("Pericardial effusion", "present", "Fluid in the pericardial recess."),
+    ("Pleural effusion", "unknown", "Joint effusion in the shoulder."),
+    ("Pleural effusion", "unknown", "Perihepatic fluid."),
+    ("Pleural effusion", "present", "Loculated right hydropneumothorax."),
+    ("Lung nodule", "absent", "The previously described nodules are no longer seen."),
+    ("Lung nodule", "unknown", "Follow up of pulmonary nodules is recommended."),
+    ("Lung nodule", "absent", "No evidence of pulmonary metastases or suspicious nodules."),
+    ("Lung nodule", "unknown", "The left kidney shows a nodule."),
+    ("Lung nodule", "unknown", "Hypodense nodules in both thyroid lobes."),
+    ("Lymphadenopathy", "absent", "Lymph nodes: Unremarkable."),
+    ("Lymphadenopathy", "absent", "Lymph nodes: None enlarged."),
+    ("Lymphadenopathy", "present", "Lymph nodes: Enlarged left hilar node."),
+    ("Lymphadenopathy", "absent", "Lymph nodes are normal."),
+    ("Cardiomegaly", "present", "Heart: Cardiomegaly."),
+    ("Medical material", "present", "Devices: Right chest port."),
+]
+
+
+@pytest.mark.parametrize(("name", "presence", "sentence"), SENTENCES)
+def test_one_sentence(name: str, presence: str, sentence: str) -> None:
+    assert {x.concept: x.presence for x in labels(sentence)}[name] == presence
 
 
 def test_doubt_is_neither_present_nor_absent() -> None:

@@ -29,6 +29,8 @@ REFERENCES: list[tuple[str, Found]] = [
     ("Cyst (Se/Im 3/45).", [(3, (45,))]),
     ("Cyst (series/image: 3/45).", [(3, (45,))]),
     ("Cyst (image 3/45).", [(3, (45,))]),
+    ("Cyst (3 image 1), node (3 image 81) previously 4 mm.", [(3, (1,)), (3, (81,))]),
+    ("Foci (series 28/images 22, 41, 42).", [(28, (22, 41, 42))]),
     ("Cyst, Ser. 3 / Im. 204.", [(3, (204,))]),
     ("Cyst, image #45 (series #2).", [(2, (45,))]),
     ("Cyst on slice no. 45.", [(None, (45,))]),
@@ -116,6 +118,7 @@ def test_a_dropped_reference_has_its_reason() -> None:
         ("Nodule (series 3, image 45, 5 mm).", "Nodule (5 mm)."),
         ("5 mm nodule in the lung on image 23, series 3.", "5 mm nodule in the lung."),
         ("Two nodules (3/263; 4/38).", "Two nodules."),
+        ("Mass (series 3 image 94, coronal image 110).", "Mass."),
         ("Axial image 45 of series 2 shows a mass.", "shows a mass."),
     ],
 )

@@ -54,6 +54,7 @@ class _Cues:
     kinds: tuple[tuple[Kind, bool, Pattern], ...]
     ends: Pattern
     ends_forward: Pattern
+    field: re.Pattern[str]
     predicate: Pattern
     closing: re.Pattern[str]
     relative: Pattern
@@ -72,6 +73,7 @@ def _cues() -> _Cues:
         kinds,
         compile_pattern(table["ends"]["words"]),
         compile_pattern(table["ends"]["forward"]),
+        re.compile(rf"\s*:\s*({compile_pattern(table['field']['words']).expression.pattern})", re.I),
         compile_pattern(table["predicate"]["words"]),
         re.compile(rf"{compile_pattern(table['predicate']['closing']).expression.pattern}\s*$", re.I),
         compile_pattern(table["relative"]["words"]),
@@ -132,6 +134,8 @@ def assess(sentence: str, start: int, end: int) -> Assertion:
     >>> [assess(s, s.index(w), s.index(w) + len(w)).status for w in ("effusion", "atelectasis", "pneumonia")]
     ['absent', 'present', 'uncertain']
     """
+    if field := _cues().field.match(sentence, end):
+        return Assertion("absent", field[1])
     first, last = next((a, b) for a, b in clauses(sentence) if a <= start < b)
     reaching = [c for c in _in_clause(sentence, first, last) if _reaches(sentence, c, start, end)]
     for kind in ("absent", "elsewhere", "uncertain"):

@@ -109,6 +109,8 @@ class _Parser:
             read = [self.image_first(at)]
         elif self.text(at) == "s":
             read = [self.letters(at)]
+        elif self.is_number(at) and self.kind(at - 1) in {*_OPEN, *_PARTS} and self.kind(at + 1) == "image":
+            read = [self.listed(at, at + 1, self.value(at))]  # (3 image 204)
         elif kind in _OPEN:
             read = [*self.in_brackets(at)]
         return [p for p in read if p is not None]

@@ -264,5 +264,6 @@ def without(text: str, spans: Sequence[tuple[int, int]]) -> str:
         flags=re.I,
     )
     text = re.sub(r"\s*[,;]?\s*(?:\b(?:on|see|at|in|and|of|axial)\s+)*\0", "", text, flags=re.I)
+    text = re.sub(r"\s*[(\[]\s*(?:axial|coronal|sagittal)?\s*[)\]]", "", text, flags=re.I)
     text = re.sub(r"\s+([.,;)])", r"\1", re.sub(r"\s{2,}", " ", text))
     return text.strip().lstrip(",;:. ")
