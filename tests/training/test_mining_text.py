@@ -44,6 +44,22 @@ def test_sections_headings_and_lists() -> None:
 
 
 @pytest.mark.parametrize(
+    "report",
+    [
+        "EXAM: CT CHEST\n\nThere is a nodule.",
+        "COMPARISON: None.\nLungs: There is a nodule.",
+        "TECHNIQUE: Helical CT.\nThorax:\nThere is a nodule.",
+        "HISTORY: Cough.\nFever.\n\nThere is a nodule.",
+    ],
+)
+def test_what_follows_a_head_without_a_heading_of_its_own_is_no_history(report: str) -> None:
+    found = sentences(report)
+    assert found[0].section in {"technique", "comparison", "history"}
+    assert found[-1].text.endswith("There is a nodule.")
+    assert found[-1].section == ""
+
+
+@pytest.mark.parametrize(
     ("report", "parts"),
     [
         ("Nodule of 3.5 mm. Mass of 2 cm.", 2),

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.mining.concepts import CT_RATE, Concept, Mention, concepts, mentions
-from training.mining.text import Sentence, sentences
+from training.mining.text import SILENT, Sentence, sentences
 from training.mining.vocabulary import places_in
 
 Presence = Literal["present", "absent", "uncertain", "unknown"]
-
-SILENT = frozenset({"history", "technique", "comparison"})  # sections that say nothing of this scan
 
 
 @dataclass(frozen=True)
@@ -38,16 +36,10 @@ class Label:
 
 @dataclass(frozen=True)
 class ReadSentence:
-    """A sentence and the abnormalities that it mentions.
-
-    Attributes
-    ----------
-    context: places that held where the sentence named none.
-    """
+    """A sentence and the abnormalities that it mentions."""
 
     sentence: Sentence
     mentions: tuple[Mention, ...]
-    context: frozenset[str]
 
 
 def read_sentences(report: str, looked_for: Sequence[Concept]) -> Iterator[ReadSentence]:
@@ -59,7 +51,7 @@ def read_sentences(report: str, looked_for: Sequence[Concept]) -> Iterator[ReadS
         heading = frozenset(p.name for p in places_in(sentence.heading))
         if sentence.item or heading:
             context = heading
-        yield ReadSentence(sentence, mentions(sentence.text, looked_for, context), context)
+        yield ReadSentence(sentence, mentions(sentence.text, looked_for, context))
         context = frozenset(p.name for p in places_in(sentence.text)) or context
 
 

@@ -17,6 +17,7 @@ from training.mining.patterns import Pattern, compile_pattern, document
 WRAPPED = 0.8  # of the longest line: a line this long may go on in the next; our choice
 WRAPPED_LINES = range(50, 131)  # characters of the longest line of a report that is wrapped; our choice
 LONGEST_BRACKET = 120  # characters in which a bracket must close to hold a sentence together; our choice
+SILENT = frozenset({"history", "technique", "comparison"})  # sections that say nothing of this scan
 HEADING = 60  # longest heading in characters; our choice
 
 _BULLET = re.compile(
@@ -60,17 +61,21 @@ def sentences(report: str) -> tuple[Sentence, ...]:
     """
     found: list[Sentence] = []
     section = standing = ""
-    for block in _blocks(report):
+    for block, after_blank in _blocks(report):
+        if after_blank and section in SILENT and found and found[-1].section == section:
+            section = ""  # "COMPARISON: None." and an empty line: what follows has no heading
         text, heading = block, ""
         while named := _HEADING.match(text):
             kind, rest = _section_of(named[1]), text[named.end() :]
             if kind is not None:
                 section, standing, text = kind, "", rest
-            elif _is_heading(named[1]) and not rest.strip():
-                standing, text = named[1].strip(), ""
-            else:
-                heading = named[1].strip() if _is_heading(named[1]) else ""
-                break
+                continue
+            heading = named[1].strip() if _is_heading(named[1]) else ""
+            if heading and not rest.strip():
+                standing, text = heading, ""
+            break
+        if heading and section in {"technique", "comparison"}:
+            section = ""  # "Lungs: ..." after them is a finding
         bare = _section_of(text.strip().rstrip("."))
         if bare is not None:
             section, standing = bare, ""
@@ -104,22 +109,24 @@ def _is_heading(words: str) -> bool:
     return len(words.split()) <= 5 and words[0].isupper() and not _SAID.search(words)
 
 
-def _blocks(report: str) -> Iterator[str]:
-    """Paragraphs and list items: pieces between which no sentence goes on."""
-    block, last = "", ""
-    longest = max(map(len, report.split("\n")))
-    for line in report.replace("\r", "").split("\n"):
+def _blocks(report: str) -> Iterator[tuple[str, bool]]:
+    """Paragraphs and list items, between which no sentence goes on, and whether an empty line is before."""
+    block, last, blank = "", "", False
+    lines = report.replace("\r", "").replace("\0", " ").split("\n")
+    longest = max(map(len, lines))
+    for line in lines:
         stripped = line.strip().strip("#=_")
         bullet = _BULLET.match(stripped)
         goes_on = bool(block) and bool(stripped) and not bullet and _goes_on(last, stripped, longest)
         if not goes_on and block:
-            yield from _items(block)
-            block = ""
+            yield from ((item, blank and k == 0) for k, item in enumerate(_items(block)))
+            block, blank = "", False
+        blank = blank or not stripped
         if bullet:
             stripped = stripped[bullet.end() :]
         block, last = f"{block} {stripped}".strip(), line.rstrip()
     if block:
-        yield from _items(block)
+        yield from ((item, blank and k == 0) for k, item in enumerate(_items(block)))
 
 
 def _goes_on(line: str, following: str, longest: int) -> bool:
