@@ -17,7 +17,7 @@ from scipy.special import logit, softmax
 from core_model.anatomy import organ
 from core_model.localization import Cell, Floats, Searchable, agreement, any_in_plane, place_at
 from core_model.question import Question
-from core_model.reading import KnownPlace, Localization, Place, PointLPS, StudyEncoding, point_lps
+from core_model.reading import Localization, Place, PointLPS, StudyEncoding, point_lps
 
 SNIPPET_TEMPERATURE = 0.1  # of the softmax over slabs, RadFinder's (model.md 2.3)
 # Two places nearer than this are one: the neighbourhood that a place is judged by is 24 mm wide at
@@ -26,8 +26,8 @@ APART_MM = 30.0
 # How known places and words are weighed against one another; by development patients, our choice.
 WORDS = 80.0  # of a cosine that is lower than the best of the study by 1, beside the logit of what was seen
 MOST_SEEN = 9.0  # logits beyond count no more
-SIZE = 6.0  # of a size that does not fit what the text states
-MOST_DOUBLINGS = 1.5  # from which a size does not fit at all
+SIZE = 10.0  # of a size that does not fit what the text states
+MOST_DOUBLINGS = 1.0  # from which a size does not fit at all
 UNSEEN = -4.0  # logit of the place that words alone would choose
 GLOW_MM = 12.0  # standard deviation round a known place in a heat map
 DIMMED = 0.5  # agreement beside known places in a heat map
@@ -174,27 +174,28 @@ def _known(study: Searchable, question: Question, said: Floats) -> list[tuple[fl
         return []
     if meaning.kind == "organ":
         return _parts(study, organ(meaning.name).label)
+    places = [known for known in study.encoding.known_places if known.abnormality == meaning.name]
+    sized = any(known.diameter_mm is not None for known in places)
     ranked: list[tuple[float, PointLPS | None]] = []
-    for known in study.encoding.known_places:
-        if known.abnormality == meaning.name:
-            cell = study.cell_at(known.position_lps_mm)
-            slabs = slice(max(0, cell[0] - 1), cell[0] + 2)
-            agrees = float(said[slabs].max() if said.ndim == 1 else said[cell])
-            weight = float(np.clip(logit(known.score), -MOST_SEEN, MOST_SEEN))
-            weight += WORDS * (agrees - float(said.max())) - SIZE * _misfit(question, known)
-            ranked.append((weight, known.position_lps_mm))
+    for known in places:
+        cell = study.cell_at(known.position_lps_mm)
+        slabs = slice(max(0, cell[0] - 1), cell[0] + 2)
+        agrees = float(said[slabs].max() if said.ndim == 1 else said[cell])
+        weight = float(np.clip(logit(known.score), -MOST_SEEN, MOST_SEEN))
+        weight += WORDS * (agrees - float(said.max()))
+        if sized and question.size_mm is not None:
+            weight -= SIZE * _misfit(question.size_mm, known.diameter_mm)
+        ranked.append((weight, known.position_lps_mm))
     if not ranked:
         return []
     return sorted([*ranked, (UNSEEN, None)], key=lambda one: -one[0])
 
 
-def _misfit(question: Question, known: KnownPlace) -> float:
-    """How far a place's size is from the stated one: 0 for the same and where none is stated, at most 1."""
-    if question.size_mm is None:
-        return 0.0
-    if known.diameter_mm is None:
+def _misfit(stated_mm: float, seen_mm: float | None) -> float:
+    """How far a size is from the stated one: 0 for the same, 1 from `MOST_DOUBLINGS` on and for none."""
+    if seen_mm is None:
         return 1.0
-    return min(1.0, abs(float(np.log2(known.diameter_mm / question.size_mm))) / MOST_DOUBLINGS)
+    return min(1.0, abs(float(np.log2(seen_mm / stated_mm))) / MOST_DOUBLINGS)
 
 
 def _parts(study: Searchable, label: int) -> list[tuple[float, PointLPS | None]]:
