@@ -143,13 +143,16 @@ class LineFormatter(logging.Formatter):
             value = next(values)
             if found["key"] is None:
                 return str(found["spec"] % (value,))
-            bare = (
+            text = found["spec"] % (value,)
+            if (
                 not found["before"]
                 and not found["after"]
                 and isinstance(value, (bool, int, float, type(None)))
-            )
-            text = f"{found['before']}{found['spec'] % (value,)}{found['after']}"
-            fields[found["key"]] = value if bare else text
+            ):
+                # With as many digits as the text has: 52.6, and not 52.630175828933716.
+                fields[found["key"]] = float(text) if isinstance(value, float) else value
+            else:
+                fields[found["key"]] = f"{found['before']}{text}{found['after']}"
             return ""
 
         event = _CONVERSION.sub(take, str(record.msg))

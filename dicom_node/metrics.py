@@ -90,7 +90,11 @@ class NodeCollector(Collector):
             return self._histograms
 
     def _disk(self) -> Iterator[Metric]:
-        usage = shutil.disk_usage(self._archive.root)
+        try:
+            usage = shutil.disk_usage(self._archive.root)
+        except OSError as error:
+            logger.error("metrics without the disk error=%s", error.strerror)
+            return
         for name, text, value in (
             ("sightline_disk_free_bytes", "Free space on the archive's disk", usage.free),
             ("sightline_disk_total_bytes", "Size of the archive's disk", usage.total),

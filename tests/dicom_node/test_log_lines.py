@@ -54,7 +54,10 @@ def test_json_has_the_pairs_as_members() -> None:
 
 
 def test_json_keeps_words_between_the_pairs() -> None:
-    document = json.loads(line("result %s status=0x%04X url=%s/x", "dead", 0xA700, "http://h", as_json=True))
+    document = json.loads(
+        line("result %s status=0x%04X url=%s/x ms=%.1f", "dead", 0xA700, "http://h", 2.26, as_json=True)
+    )
+    assert document["ms"] == 2.3
     assert (document["event"], document["status"], document["url"]) == ("result dead", "0xA700", "http://h/x")
 
 

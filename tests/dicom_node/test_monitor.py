@@ -243,6 +243,7 @@ def test_what_is_wrong_is_said(config: Config, archive: Archive) -> None:
     assert value(found, "sightline_disk_free_bytes") > 0
     config.archive.rename(config.archive.with_name("away"))
     assert client(config, archive).get("/readyz").json()["checks"]["archive"] == "No such file or directory"
+    assert client(config, archive).get("/metrics").status_code == 200
 
 
 def test_a_token_guards_metrics_and_reasons(tmp_path: Path, config: Config, archive: Archive) -> None:
