@@ -14,6 +14,7 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
+from dicom_node.errors import SightlineError
 from dicom_node.instances import (
     Instance,
     image_type,
@@ -58,8 +59,7 @@ def read_references(references: Iterable[str], path_of: Callable[[str], Path]) -
 
     Raises
     ------
-    OSError, SightlineError: a file is missing or cannot be read.
-    KeyError: a file has no such frame.
+    OSError, SightlineError: a file is missing or cannot be read, or has no such frame.
     """
     read: dict[str, dict[str, Instance]] = {}
     found = []
@@ -70,6 +70,8 @@ def read_references(references: Iterable[str], path_of: Callable[[str], Path]) -
             continue
         if uid not in read:
             read[uid] = {image.reference: image for image in read_images(path_of(uid))}
+        if reference not in read[uid]:
+            raise SightlineError(f"{path_of(uid).name}: has no frame {frame}; send the study again")
         found.append(read[uid][reference])
     return found
 

@@ -13,6 +13,7 @@ from dicom_node.errors import SightlineError
 from dicom_node.series import CandidateSeries, survey_files
 from dicom_node.series_choice import choose_series, kernel_softness, why_not
 from dicom_node.series_settings import SeriesSettings
+from dicom_node.sources import open_ct
 from tests.dicom_node.ct_files import ROOT, write_ct
 
 Changes = dict[str, object]
@@ -106,6 +107,7 @@ def test_a_reformat_is_read_only_where_the_configuration_says_so(tmp_path: Path)
     (refusal,) = survey_files(paths).refusals
     assert refusal.reason.startswith("sagittal reformat, computed from other slices")
     assert len(survey_files(paths, settings=SeriesSettings(reformats=True)).candidates) == 1
+    assert open_ct(tmp_path).not_read == ()  # whoever names a path wants it read
 
 
 def test_the_same_slices_twice_are_named_as_such(tmp_path: Path) -> None:

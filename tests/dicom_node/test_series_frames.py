@@ -53,7 +53,7 @@ def test_references_find_their_frames_again(tmp_path: Path) -> None:
     wanted = [f"{UID}#3", f"{UID}#12", f"{UID}#1"]
     found = read_references(wanted, lambda uid: {UID: path}[uid])
     assert [one.reference for one in found] == wanted
-    with pytest.raises(KeyError):
+    with pytest.raises(SightlineError, match="has no frame 13"):
         read_references([f"{UID}#13"], lambda _: path)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from core_model.localization import nearest_slice
 from core_model.reading import Reading
@@ -25,7 +26,6 @@ from dicom_node.series_geometry import stack_slices
 from dicom_node.series_pixels import LoadedSeries, load_series
 from dicom_node.series_resampling import SliceGrid
 from tests.dicom_node.irregular_ct import (
-    CENTRE,
     COLUMNS,
     PIXEL_MM,
     RADIUS_MM,
@@ -110,7 +110,7 @@ def test_a_sphere_in_a_tilted_stack_lands_on_the_original_slices(
     assert found.sum() > 100
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(gaps=GAPS, turn=st.floats(-40, 40))
 def test_a_sphere_in_uneven_slices_lands_on_the_original_slices(gaps: list[float], turn: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def test_a_sphere_in_uneven_slices_lands_on_the_original_slices(gaps: list[float
     assert series.volume.spatial_shape[1:] == (ROWS, COLUMNS)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     degrees=st.just(0.0) | TILTED,
     turn=st.floats(-180, 180),
@@ -138,22 +138,11 @@ def test_a_linear_field_is_kept_exactly(
     grid = SliceGrid.of(stack, (ROWS, COLUMNS), PIXEL_MM)
     slices = np.stack([pixel_points(place, cosines) @ slope for place in places[list(stack.order)]])
     volume = grid.resampled(slices.astype(np.float32), np.nan)
-    inside = np.isfinite(volume)
-    indices = np.argwhere(inside)
-    points = grid.geometry.map_indices_to_reference(indices)
-    # Beyond the outermost centres the nearest pixel is repeated, by half a pixel and half a slice.
-    height = (points - stack.positions[0]) @ stack.normal
-    last = (stack.positions[-1] - stack.positions[0]) @ stack.normal
-    corners = (points - CENTRE * [1, 1, 0]) @ np.stack([cosines[:3], cosines[3:]], 1)
-    start = np.interp(height, (stack.positions - stack.positions[0]) @ stack.normal, np.arange(len(gaps)))
-    shift = np.stack([np.interp(start, np.arange(len(gaps)), (stack.positions - stack.positions[0]) @ axis)
-                      for axis in (cosines[:3], cosines[3:])], 1)  # fmt: skip
-    first = (stack.positions[0] - CENTRE * [1, 1, 0]) @ np.stack([cosines[:3], cosines[3:]], 1)
-    pixel = (corners - first - shift) / [PIXEL_MM[1], PIXEL_MM[0]]
-    within = (height > 0) & (height < last)
-    within &= ((pixel > 0) & (pixel < [COLUMNS - 1, ROWS - 1])).all(axis=1)
-    assert np.allclose(volume[inside][within], (points @ slope)[within], atol=0.02)
-    assert within.mean() > 0.7
+    # At the edges the nearest pixel is repeated, by half a pixel and half a slice.
+    core = ndimage.binary_erosion(np.isfinite(volume), iterations=3)
+    points = grid.geometry.map_indices_to_reference(np.argwhere(core))
+    assert np.allclose(volume[core], points @ slope, atol=0.02)
+    assert core.mean() > 0.3
 
 
 def test_results_of_a_tilted_uneven_series_are_valid_and_name_original_slices(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from dicom_node.cli import main
 from dicom_node.errors import SightlineError
 from dicom_node.nifti import load_nifti
-from dicom_node.results.segmentation import organ_segmentation
+from dicom_node.results.segmentation import lesion_segmentation, organ_segmentation
 from dicom_node.series import CandidateSeries, Survey, survey_files
 from dicom_node.series_pixels import LoadedSeries, load_series
 from dicom_node.series_settings import WAS_READ, SeriesSettings
@@ -272,7 +272,7 @@ def test_patients_of_any_script_get_results(tmp_path: Path) -> None:
 
         (candidate,) = survey_files(write_ct(tmp_path / str(number), change=change)).candidates
         loaded = load_series(candidate)
-        segmentation = organ_segmentation(make_reading(loaded.volume), loaded.sources, KEY)
+        segmentation = lesion_segmentation(make_reading(loaded.volume), loaded.sources, KEY)
         assert segmentation is not None
         assert dciodvfy_errors(segmentation, tmp_path) == [], charset
         assert str(pydicom.dcmread(tmp_path / "validated.dcm").PatientName) == name
