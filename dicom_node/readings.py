@@ -7,6 +7,7 @@ durable (`dicom_node.workflow`) and not the sending (`dicom_node.delivery`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import shutil
@@ -184,14 +185,14 @@ def _write_results(
     sync_folder(folder.parent)
 
 
-def remove_unfinished(archive: Archive) -> int:
-    """Delete folders that died readers left half written; returns how many."""
+def remove_unfinished(archive: Archive) -> None:
+    """Delete folders that readers which died left half written."""
     # No reading takes a day: what is younger may be another worker's at this moment.
     old = time.time() - 86400
-    parts = [p for p in (archive.root / "results").glob("*.part") if p.stat().st_mtime < old]
-    for part in parts:
-        shutil.rmtree(part, ignore_errors=True)
-    return len(parts)
+    for part in (archive.root / "results").glob("*.part"):
+        with contextlib.suppress(FileNotFoundError):  # that worker has just finished it
+            if part.stat().st_mtime < old:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def publish(archive: Archive, config: Config, generation_id: int, finished: Finished) -> None:
