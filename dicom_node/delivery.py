@@ -105,7 +105,8 @@ class Courier:
             while parcels := outbox.due(now):
                 stored += self._send(destination, outbox, parcels, now)
                 outbox.hold(max(now, time.time()), _HOLD_SECONDS)
-            if request_commitment(self._archive.index, self._config, destination, now):
+            asked_at = max(now, time.time())
+            if request_commitment(self._archive.index, self._config, destination, asked_at):
                 outbox.note_reached()
         except UnreachableError as error:
             pause, dead = outbox.note_unreachable(str(error), max(now, time.time()))

@@ -115,12 +115,12 @@ def _let_go(event: evt.Event) -> None:
 def _why_not(opened: Association, destination: Destination, timeout: float, connected: bool) -> str:
     if opened.is_rejected:
         return f"association rejected: {_rejection(opened)}; check AE titles on both sides"
-    if connected:
-        return "no answer to the association request; check that a DICOM node listens at this port"
     if destination.tls:
         problem = tls_problem(destination, destination.address, destination.port, timeout)
         if problem is not None:
             return problem
+    if connected:
+        return "no answer to the association request; check that a DICOM node listens at this port"
     return "no connection; check address, port and that the peer runs"
 
 

@@ -7,6 +7,7 @@ where the answer names it: a proxy's log-in page has status 200 too.
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class _Server:
             callback=self._keep_response,
         )
         self._client.set_http_retry_params(retry=False)  # it would sleep; our retries wait in the index
+        logging.getLogger("retrying").setLevel(logging.CRITICAL)  # a traceback for every failed request
 
     def _keep_response(self, response: requests.Response, *_: Any, **__: Any) -> requests.Response:
         self._response = response

@@ -44,7 +44,9 @@ def finished_reading(config: Config) -> Archive:
         (folder / name).write_bytes(content)
     assert len(list(folder.iterdir())) == len(ORDER)
     with archive.index.writing() as session:
-        session.add(Study(study_instance_uid=STUDY, first_ct_at=0.0, last_ct_at=0.0, last_ct_id=1, waiting=False))
+        session.add(
+            Study(study_instance_uid=STUDY, first_ct_at=0.0, last_ct_at=0.0, last_ct_id=1, waiting=False)
+        )
         generation = Generation(
             study_instance_uid=STUDY,
             series_instance_uid=str(ct_series()[0].SeriesInstanceUID),

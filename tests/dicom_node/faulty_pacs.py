@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.pdu import P_DATA_TF
 
 from dicom_node.commitment_reports import STORAGE_COMMITMENT
 
@@ -91,7 +92,11 @@ class FaultyPacs:
     def _on_established(self, event: evt.Event) -> None:
         self.associations += 1
         if self.deaf:
-            event.assoc.dul._is_transport_event = lambda: False
+            event.assoc.dul._is_transport_event = self._hears_at_the_end(event.assoc.dul)
+
+    def _hears_at_the_end(self, dul: Any) -> Callable[[], bool]:
+        hears = dul._is_transport_event
+        return lambda: self._ended.is_set() and hears()
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
         request: Any = event.request
@@ -111,7 +116,7 @@ class FaultyPacs:
             event.assoc.abort()
             return 0xC000
         if answer == ANSWER_AND_ABORT:
-            event.assoc.bind(evt.EVT_DIMSE_SENT, lambda sent: sent.assoc.abort())
+            event.assoc.bind(evt.EVT_PDU_SENT, _abort_after_answer)
             return 0xC000
         assert isinstance(answer, int)
         if not self.comment:
@@ -127,3 +132,8 @@ class FaultyPacs:
         if self.on_action is not None:
             self.on_action(event, request)
         return self.action_status, None
+
+
+def _abort_after_answer(event: evt.Event) -> None:
+    if isinstance(event.pdu, P_DATA_TF):
+        event.assoc.abort(block=False)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from pynetdicom.acse import ACSE
 
 from dicom_node import readings
 from dicom_node.archive import Archive
@@ -23,7 +24,7 @@ from dicom_node.config import Config, DeliverySettings, Destination
 from dicom_node.delivery import Courier, stored_back_at
 from dicom_node.delivery_dimse import echo, store
 from dicom_node.delivery_outbox import PATIENCE, Outbox
-from dicom_node.delivery_parcels import Parcel
+from dicom_node.delivery_parcels import Outcome, Parcel
 from dicom_node.index import Delivery
 from dicom_node.reading_files import REPORT
 from tests.dicom_node.ct_series import ct_series
@@ -180,10 +181,7 @@ def test_a_peers_own_words_are_not_logged(
     assert any("Doe^Jane" in (row.reason or "") for row in deliveries(archive))
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [(SILENT, "no answer"), (ABORT, "abort"), (ANSWER_AND_ABORT, "0xC000")],
-)
+@pytest.mark.parametrize(("fault", "reason"), [(SILENT, "no answer"), (ABORT, "abort")])
 def test_a_peer_that_goes_silent_or_aborts_costs_one_attempt_of_one_result(
     config: Config, archive: Archive, pacs: FaultyPacs, fault: str, reason: str
 ) -> None:
@@ -199,6 +197,32 @@ def test_a_peer_that_goes_silent_or_aborts_costs_one_attempt_of_one_result(
         assert courier.send_due(now=next_attempt(archive)) == 2
     assert {row.state for row in deliveries(archive)} == {"delivered"}
     assert peer(archive).failures == 0
+
+
+def test_a_peer_that_aborts_after_its_answer_does_not_hold_its_courier_for_ever(
+    config: Config, archive: Archive, pacs: FaultyPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The abort comes when the next result is about to be sent; pynetdicom's window is held open here."""
+    is_aborted = ACSE.is_aborted
+
+    def slow(acse: ACSE, *arguments: str) -> bool:
+        found: bool = is_aborted(acse, *arguments)
+        if found and acse.assoc.is_requestor:
+            time.sleep(0.5)
+        return found
+
+    monkeypatch.setattr(ACSE, "is_aborted", slow)
+    parcels = Outbox(archive, "pacs", config.delivery, "test").due(time.time())
+    pacs.answers = [ANSWER_AND_ABORT]
+    outcomes: list[Outcome] = []
+    with pacs.listening():
+        sending = threading.Thread(
+            target=lambda: outcomes.extend(store(config.destinations[0], config, parcels)), daemon=True
+        )
+        sending.start()
+        sending.join(20)
+        assert not sending.is_alive()
+    assert [outcome.status for outcome in outcomes] == [0xC000, None]
 
 
 def test_a_rejected_association_waits_as_a_whole(config: Config, archive: Archive, pacs: FaultyPacs) -> None:
@@ -245,7 +269,7 @@ def test_a_peer_that_stops_reading_does_not_hold_its_courier_for_ever(
 ) -> None:
     """More than all buffers on the way take, so that sending itself blocks."""
     image = ct_series()[0]
-    image.PixelData = bytes(24 << 20)
+    image.PixelData = bytes(16 << 20)
     image.save_as(tmp_path / "large.dcm", enforce_file_format=True)
     parcel = Parcel(str(image.SOPInstanceUID), str(image.SOPClassUID), tmp_path / "large.dcm")
     pacs.deaf = True
