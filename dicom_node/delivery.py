@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ from dicom_node.commitment import is_due as commitment_is_due
 from dicom_node.commitment_requests import request_commitment
 from dicom_node.config import Config, Destination
 from dicom_node.delivery_outbox import Outbox
-from dicom_node.delivery_parcels import Outcome, Parcel, UnreachableError
+from dicom_node.delivery_parcels import Outcome, Parcel, UnreachableError, unreadable
 from dicom_node.index import Delivery, ReadingRow, Result
 from dicom_node.readings import REPORT_RANK
 from dicom_node.words import in_words
@@ -104,7 +104,8 @@ class Courier:
             # One rank after the other: a report is not due before its segmentations are there.
             while parcels := outbox.due(now):
                 stored += self._send(destination, outbox, parcels, now)
-                outbox.hold(max(now, time.time()), _HOLD_SECONDS)
+                if not outbox.hold(max(now, time.time()), _HOLD_SECONDS):
+                    return stored  # this took so long that another courier is at it
             asked_at = max(now, time.time())
             if request_commitment(self._archive.index, self._config, destination, asked_at):
                 outbox.note_reached()
@@ -127,13 +128,27 @@ class Courier:
 
     def _send(self, destination: Destination, outbox: Outbox, parcels: Sequence[Parcel], now: float) -> int:
         stored = 0
-        store = delivery_web.store if destination.url else delivery_dimse.store
-        with closing(store(destination, self._config, parcels)) as outcomes:
+        with closing(self._outcomes(destination, parcels)) as outcomes:
             for outcome in outcomes:
                 noted = outbox.note(outcome, max(now, time.time()))
                 _log(destination, outcome, noted.state, noted.attempts)
                 stored += outcome.stored
         return stored
+
+    def _outcomes(
+        self, destination: Destination, parcels: Sequence[Parcel]
+    ) -> Generator[Outcome, None, None]:
+        """A result whose file is gone or damaged must not keep the others from being sent."""
+        readable = []
+        for parcel in parcels:
+            problem = unreadable(parcel.path)
+            if problem is None:
+                readable.append(parcel)
+            else:
+                yield Outcome(parcel, None, problem)
+        if readable:
+            store = delivery_web.store if destination.url else delivery_dimse.store
+            yield from store(destination, self._config, readable)
 
     def _warn_of_unknown_destinations(self) -> None:
         names = [destination.name for destination in self._config.destinations]

@@ -187,9 +187,9 @@ def _store_one(opened: Association, parcel: Parcel, timeout: float, committable:
     opened.dimse_timeout = timeout + parcel.path.stat().st_size / _SLOWEST_BYTES_PER_SECOND
     try:
         answer = opened.send_c_store(fitting(parcel.path, accepted))
-    except (ValueError, RuntimeError, OSError, AttributeError) as error:
-        # ValueError: no context fits, or pixels that cannot be decoded; RuntimeError: it hung up.
-        return Outcome(parcel, None, str(error).splitlines()[0])
+    except (ValueError, RuntimeError) as error:
+        # ValueError: no context fits, or a result that cannot be decoded; RuntimeError: it hung up.
+        return Outcome(parcel, None, str(error))
     if "Status" not in answer:
         lost = "the peer aborted" if opened.acse.is_aborted() else "no answer to C-STORE in time"
         return Outcome(parcel, None, lost)

@@ -85,6 +85,15 @@ def transfer_syntax(path: Path) -> str:
     return str(pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID)
 
 
+def unreadable(path: Path) -> str | None:
+    """Why a file cannot be sent at all; None where it begins as a DICOM file does."""
+    try:
+        transfer_syntax(path)
+    except Exception as error:  # whatever a parser makes of a damaged file
+        return f"its file cannot be read: {type(error).__name__}"
+    return None
+
+
 def fitting(path: Path, accepted: Container[str]) -> FileDataset:
     """A result in a transfer syntax that a peer takes: as it is, or else its uncompressed twin.
 
@@ -96,11 +105,14 @@ def fitting(path: Path, accepted: Container[str]) -> FileDataset:
 
     Raises
     ------
-    ValueError: the pixel data cannot be decoded.
+    ValueError: it cannot be read or decoded. The message quotes nothing of it.
     """
-    dataset = pydicom.dcmread(path)
-    syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    if syntax.is_compressed and syntax not in accepted:
-        # The same UID: decoded it is the same image, and only one of the two is ever sent.
-        dataset.decompress(generate_instance_uid=False)
+    try:
+        dataset = pydicom.dcmread(path)
+        syntax = UID(dataset.file_meta.TransferSyntaxUID)
+        if syntax.is_compressed and syntax not in accepted:
+            # The same UID: decoded it is the same image, and only one of the two is ever kept.
+            dataset.decompress(generate_instance_uid=False)
+    except Exception as error:  # whatever a parser or decoder makes of a damaged file
+        raise ValueError(f"the result cannot be sent: {type(error).__name__}") from error
     return dataset

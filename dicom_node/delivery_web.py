@@ -209,8 +209,8 @@ def _store_one(server: _Server, parcel: Parcel, syntaxes: Sequence[str]) -> Outc
     """One request with one result, in one of the transfer syntaxes."""
     try:
         dataset = fitting(parcel.path, syntaxes)
-    except (ValueError, RuntimeError, OSError, AttributeError) as error:
-        return Outcome(parcel, None, f"the result cannot be sent: {type(error).__name__}")
+    except ValueError as error:
+        return Outcome(parcel, None, str(error))
     try:
         answer = server.store([dataset])
     except (TimeoutError, ConnectionError) as error:

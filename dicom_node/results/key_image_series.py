@@ -113,7 +113,7 @@ def _instance(
         image.SpecificCharacterSet = headers[0].SpecificCharacterSet
     image.SeriesDescription = "Sightline key images"
     image.ImageComments = f"{what}. {NOT_FOR_DIAGNOSIS}"
-    image.Laterality = ""  # type 2C: not of one side of a paired part
+    image.ImageLaterality = "U"  # not of one side of a paired part of the body
     image.BurnedInAnnotation = "NO"  # nothing in the picture names the patient (PS3.3 C.7.6.1)
     image.ManufacturerModelName = maker.model_name
     image.SoftwareVersions = maker.software_version

@@ -26,7 +26,7 @@ from dicom_node.delivery_dimse import echo, store
 from dicom_node.delivery_outbox import PATIENCE, Outbox
 from dicom_node.delivery_parcels import Outcome, Parcel
 from dicom_node.index import Delivery
-from dicom_node.reading_files import REPORT
+from dicom_node.reading_files import LESIONS, REPORT
 from tests.dicom_node.ct_series import ct_series
 from tests.dicom_node.deliveries import ORDER, deliveries, finished_reading, next_attempt, peer
 from tests.dicom_node.faulty_pacs import ABORT, ANSWER_AND_ABORT, NATIVE, SILENT, FaultyPacs
@@ -305,6 +305,26 @@ def test_the_courier_goes_on_when_the_index_was_away(
             stop.set()
             thread.join(15)
     assert failures == []
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut off in its head"])
+def test_a_damaged_result_does_not_keep_the_others(
+    config: Config, archive: Archive, pacs: FaultyPacs, damage: str
+) -> None:
+    damaged = readings.results_folder(archive, KEY) / LESIONS
+    content = damaged.read_bytes()
+    damaged.unlink()
+    if damage != "gone":
+        damaged.write_bytes(b"" if damage == "empty" else content[:200])
+    courier = Courier(config, archive)
+    with pacs.listening():
+        assert courier.send_due() == 1
+        for _ in range(PATIENCE - 1):
+            courier.send_due(now=next_attempt(archive))
+    assert pacs.order()[-1] == SR
+    (failed,) = (row for row in deliveries(archive) if row.state == "pending")
+    assert failed.attempts == PATIENCE
+    assert "cannot be read" in (failed.reason or "")
 
 
 def test_two_couriers_do_not_send_to_one_destination_at_once(config: Config, archive: Archive) -> None:
