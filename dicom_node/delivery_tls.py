@@ -46,8 +46,8 @@ def tls_problem(destination: Destination, host: str, port: int, timeout: float) 
     ----------
     timeout: seconds for connection and handshake.
     """
-    context = tls_context(destination)
     try:
+        context = tls_context(destination)
         with (
             socket.create_connection((host, port), timeout) as plain,
             context.wrap_socket(plain, server_hostname=host) as secured,
@@ -55,6 +55,8 @@ def tls_problem(destination: Destination, host: str, port: int, timeout: float) 
             secured.settimeout(min(timeout, 0.5))
             with contextlib.suppress(TimeoutError):
                 secured.recv(1)
+    except SightlineError as error:
+        return error.message
     except ssl.SSLCertVerificationError as error:
         return f"TLS: its certificate is not accepted: {error.verify_message}"
     except ssl.SSLError as error:

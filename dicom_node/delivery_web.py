@@ -107,10 +107,13 @@ class _Server:
             raise ConnectionError("the server broke the connection") from error
         except requests.Timeout:
             raise TimeoutError("no answer in time") from None
+        # With an answer, it is one that dicomweb-client makes nothing of; it is read below.
+        except OSError as error:
+            if self._response is None:  # such as a PEM file that is not there
+                raise UnreachableError(f"not sent: {str(error).partition(chr(10))[0]}") from error
         except Exception as error:
-            # With an answer, it is one that dicomweb-client makes nothing of; it is read below.
-            if self._response is None:  # such as OSError, for a PEM file that is not there
-                raise UnreachableError(f"not sent: {str(error).splitlines()[0]}") from error
+            if self._response is None:
+                raise ConnectionError(f"the result cannot be sent: {type(error).__name__}") from error
         return self._answer()
 
     def _answer(self) -> _Answer:

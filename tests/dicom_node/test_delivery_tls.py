@@ -66,6 +66,7 @@ def test_a_wrong_certificate_on_either_side_is_named(
             ({"certificate": certificates.stranger, "key": certificates.stranger}, "unknown ca"),
             ({"certificate": None, "key": None}, "certificate required"),
             ({"authority": Path("/nowhere.pem")}, "No such file"),
+            ({"key": certificates.stranger}, "belong together"),
         ):
             assert reason in (echo(dataclasses.replace(right, **change), config) or ""), change
         assert echo(right, config) is None

@@ -175,6 +175,7 @@ def test_https_with_client_certificates(
             ({"certificate": None, "key": None}, "certificate"),
             ({"certificate": certificates.stranger, "key": certificates.stranger}, "TLS"),
             ({"authority": Path("/nowhere.pem")}, "/nowhere.pem"),
+            ({"key": certificates.stranger}, "belong together"),
         ):
             wrong = dataclasses.replace(destination, **change)
             message = answers(wrong, trusted) or ""
