@@ -51,7 +51,7 @@ def config(tmp_path: Path, pacs: FaultyPacs) -> Config:
     return Config(
         port=free_port(),
         archive=tmp_path / "archive",
-        delivery=DeliverySettings(retry_seconds=600, timeout_seconds=5),
+        delivery=DeliverySettings(retry_seconds=600, timeout_seconds=15),
         destinations=(Destination("pacs", "127.0.0.1", pacs.port, "PACS"),),
     )
 

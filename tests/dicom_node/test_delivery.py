@@ -47,9 +47,14 @@ def pacs() -> FaultyPacs:
 def config(tmp_path: Path, pacs: FaultyPacs) -> Config:
     return Config(
         archive=tmp_path / "archive",
-        delivery=DeliverySettings(retry_seconds=10, timeout_seconds=2),
+        delivery=DeliverySettings(retry_seconds=10, timeout_seconds=15),
         destinations=(Destination("pacs", "127.0.0.1", pacs.port, "PACS"),),
     )
+
+
+def hurried(config: Config) -> Config:
+    """The same for peers that never answer: nothing is lost by giving up soon."""
+    return dataclasses.replace(config, delivery=dataclasses.replace(config.delivery, timeout_seconds=2))
 
 
 @pytest.fixture
@@ -187,10 +192,9 @@ def test_a_peer_that_goes_silent_or_aborts_costs_one_attempt_of_one_result(
 ) -> None:
     pacs.answers = [fault]
     courier = Courier(config, archive)
-    clock = time.monotonic()
     with pacs.listening():
-        assert courier.send_due() == 1  # the other segmentation, over an association of its own
-        assert time.monotonic() - clock < 20
+        # The other segmentation goes over an association of its own.
+        assert Courier(hurried(config), archive).send_due() == 1
         failed = [row for row in deliveries(archive) if row.attempts and row.state == "pending"]
         assert len(failed) == 1
         assert reason in (failed[0].reason or "")
@@ -220,7 +224,7 @@ def test_a_peer_that_aborts_after_its_answer_does_not_hold_its_courier_for_ever(
             target=lambda: outcomes.extend(store(config.destinations[0], config, parcels)), daemon=True
         )
         sending.start()
-        sending.join(20)
+        sending.join(60)
         assert not sending.is_alive()
     assert [outcome.status for outcome in outcomes] == [0xC000, None]
 
@@ -259,8 +263,8 @@ def test_a_port_that_never_answers_does_not_hold_its_courier_for_ever(
 ) -> None:
     deaf = dataclasses.replace(config.destinations[0], port=deaf_port)
     clock = time.monotonic()
-    assert Courier(dataclasses.replace(config, destinations=(deaf,)), archive).send_due() == 0
-    assert time.monotonic() - clock < 20
+    assert Courier(dataclasses.replace(hurried(config), destinations=(deaf,)), archive).send_due() == 0
+    assert time.monotonic() - clock < 60
     assert "no answer to the association request" in (peer(archive).reason or "")
 
 
@@ -275,8 +279,8 @@ def test_a_peer_that_stops_reading_does_not_hold_its_courier_for_ever(
     pacs.deaf = True
     clock = time.monotonic()
     with pacs.listening():
-        (outcome,) = store(config.destinations[0], config, [parcel])
-        assert time.monotonic() - clock < 30
+        (outcome,) = store(config.destinations[0], hurried(config), [parcel])
+        assert time.monotonic() - clock < 60
     assert not outcome.stored
     assert outcome.status is None
 

@@ -36,7 +36,7 @@ def config(tmp_path: Path, pacs: FaultyPacs) -> Config:
     """One destination that works, and one that is down."""
     return Config(
         archive=tmp_path / "archive",
-        delivery=DeliverySettings(retry_seconds=100, timeout_seconds=5),
+        delivery=DeliverySettings(retry_seconds=100, timeout_seconds=15),
         destinations=(
             Destination("pacs", "127.0.0.1", pacs.port, "PACS"),
             Destination("down", "127.0.0.1", free_port(), "DOWN"),

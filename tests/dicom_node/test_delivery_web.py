@@ -47,7 +47,7 @@ def server() -> StowServer:
 def config(tmp_path: Path, server: StowServer) -> Config:
     return Config(
         archive=tmp_path / "archive",
-        delivery=DeliverySettings(retry_seconds=10, timeout_seconds=2),
+        delivery=DeliverySettings(retry_seconds=10, timeout_seconds=15),
         destinations=(Destination("web", url=f"http://127.0.0.1:{server.port}/dicom-web"),),
     )
 
@@ -105,8 +105,10 @@ def test_a_result_that_is_not_taken_waits_by_itself(
 ) -> None:
     server.answers = [answer]
     courier = Courier(config, archive)
+    seconds = 2 if answer == SILENT else 15
+    hurried = dataclasses.replace(config.delivery, timeout_seconds=seconds)
     with server.listening():
-        assert courier.send_due() == 1
+        assert Courier(dataclasses.replace(config, delivery=hurried), archive).send_due() == 1
         (failed,) = (row for row in deliveries(archive) if row.attempts and row.state == "pending")
         assert (failed.reason or "").lower() == reason.lower()
         assert failed.status == (answer[1] if isinstance(answer, tuple) else None)
