@@ -15,7 +15,8 @@ from pathlib import Path
 
 from core_model.checkpoint import default_checkpoint, load_checkpoint
 from dicom_node.config import Config, Destination
-from dicom_node.delivery import echo
+from dicom_node.delivery_dimse import echo
+from dicom_node.delivery_web import answers
 from dicom_node.errors import SightlineError
 from dicom_node.service.access import read_token
 from dicom_node.tls import server_context
@@ -165,8 +166,7 @@ def _peers(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _peer(config: Config, destination: Destination) -> str:
-    where = f"{destination.ae_title} at {destination.address}:{destination.port}"
-    reason = echo(destination, config)
+    reason = (answers if destination.url else echo)(destination, config)
     if reason is not None:
-        raise _FailedCheckError(f"{where}: {reason}")
-    return f"{where} answers C-ECHO"
+        raise _FailedCheckError(f"{destination.place}: {reason}")
+    return f"{destination.place} answers {'STOW-RS' if destination.url else 'C-ECHO'}"

@@ -41,7 +41,8 @@ examples:
   sightline query results/encoding.safetensors "hypodense lesion in the liver"
   sightline check --config node.toml           is everything ready?
   sightline serve --config node.toml           run the node
-  sightline status --config node.toml          which studies came, and how far they are
+  sightline status --config node.toml          which studies came, how far they are, what was not delivered
+  sightline retry --config node.toml           send now what waits or was given up
   sightline tag 1.2.840.1 --config node.toml   what stands for a UID in the log
 
 exit status: 0 done, 1 a check or the demo failed, 2 bad input (one line says what and the cure)"""
@@ -81,13 +82,23 @@ a configuration that sends results to a PACS:
   address = "10.0.0.5"
   port = 104
   ae_title = "PACS\""""
-_CHECK = "Check configuration, archive, disk, checkpoint, ports, token, peers (C-ECHO), one line each."
+_CHECK = """\
+Check configuration, archive, disk, checkpoint, ports, token and destinations (C-ECHO, over TLS where
+that is configured, or an empty STOW-RS request), one line each."""
 _STATUS = """\
 The studies that came last: state, results, corrections that radiologists sent, and how many
-results and corrections are delivered, wait, or were given up (dead)."""
+results and corrections are delivered, wait, or were given up (dead). Then the destinations, with
+the reason where one is unreachable, and the results that a destination did not take."""
 _TAG = """\
 What stands for a value in the node's log and audit trail: a study's UID, an AE title, a Patient ID.
 Needs the archive's key, log.key, and so the right to read the archive."""
+_RETRY = """\
+Have results sent now that wait for their next attempt or were given up: all of them, or those of
+the studies that are named. The running node does it; days and pauses count anew."""
+_RETRY_EXAMPLES = """\
+examples:
+  sightline retry --config node.toml                        everything, after a PACS was repaired
+  sightline retry --config node.toml --destination pacs 1.2.840.113619.2.55.3"""
 _DEMO = """\
 Start a node and a small PACS on loopback, make a phantom study, send it, wait for SEG and SR,
 check them, ask one question, and show what was planted and what was found."""
@@ -153,7 +164,10 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print JSON")
     tag = add("tag", "what stands for a UID, AE title or Patient ID in the log", _TAG, "", _tag)
     tag.add_argument("value", help="as it is in the images; without the quotes that a shell may need")
-    for sub in (serve, check, status, tag):
+    retry = add("retry", "send now what was not delivered", _RETRY, _RETRY_EXAMPLES, _retry)
+    retry.add_argument("--destination", metavar="NAME", help="only there (default: everywhere)")
+    retry.add_argument("studies", nargs="*", metavar="STUDY", help="Study Instance UID (default: all)")
+    for sub in (serve, check, status, retry, tag):
         sub.add_argument("--config", type=Path, metavar="FILE", help="TOML; without it a safe default")
     read = add("read", "read one CT from disk", _READ, _READ_EXAMPLES, _read)
     read.add_argument("path", type=Path, metavar="PATH", help=_PATH)
@@ -305,20 +319,49 @@ def _status(given: argparse.Namespace) -> int:
 
     from dicom_node.archive import Archive  # noqa: PLC0415
     from dicom_node.config import load_config  # noqa: PLC0415
+    from dicom_node.delivery_status import destinations, undelivered  # noqa: PLC0415
+    from dicom_node.delivery_tables import delivery_tables  # noqa: PLC0415
     from dicom_node.reading_tables import status_table  # noqa: PLC0415
     from dicom_node.status import newest_studies  # noqa: PLC0415
 
     if given.limit < 1:
         raise SightlineError(f"--limit {given.limit}: must be 1 or more")
-    archive = Archive.open(load_config(given.config))
-    lines = newest_studies(archive, given.limit)
+    config = load_config(given.config)
+    archive = Archive.open(config)
+    studies = newest_studies(archive, given.limit)
+    peers, results = destinations(archive, config), undelivered(archive, given.limit)
     archive.index.close()
     if given.json:
-        print(json.dumps([dataclasses.asdict(line) for line in lines]))
-    elif lines:
-        Console().print(status_table(lines, time.time()))
+        document = {
+            "studies": [dataclasses.asdict(line) for line in studies],
+            "destinations": [dataclasses.asdict(line) for line in peers],
+            "undelivered": [dataclasses.asdict(line) for line in results],
+        }
+        print(json.dumps(document))
+        return 0
+    console, now = Console(), time.time()
+    if studies:
+        console.print(status_table(studies, now))
     else:
         print("no study has come yet")
+    for table in delivery_tables(peers, results, now):
+        console.print(table)
+    return 0
+
+
+def _retry(given: argparse.Namespace) -> int:
+    from dicom_node.archive import Archive  # noqa: PLC0415
+    from dicom_node.config import load_config  # noqa: PLC0415
+    from dicom_node.delivery_status import retry  # noqa: PLC0415
+
+    config = load_config(given.config)
+    archive = Archive.open(config)
+    due = retry(archive, config, studies=given.studies, destination=given.destination)
+    archive.index.close()
+    for name, count in due.items():
+        print(f"{name}: {count} results are due now")
+    if not due:
+        print("no destination is configured")
     return 0
 
 

@@ -35,7 +35,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import ipaddress
 import json
 import math
 import tomllib
@@ -46,59 +45,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dicom_node.completeness_settings import CompletenessSettings
+from dicom_node.destination_settings import DeliverySettings, Destination
 from dicom_node.errors import SightlineError
 from dicom_node.monitor_settings import MonitorSettings
 from dicom_node.receiver_settings import ReceiverSettings
 from dicom_node.retention_settings import RetentionSettings
 from dicom_node.series_settings import SeriesSettings
+from dicom_node.setting_checks import check_ae_title as _check_ae_title
+from dicom_node.setting_checks import check_port as _check_port
+from dicom_node.setting_checks import check_positive as _check_positive
+from dicom_node.setting_checks import is_loopback as _is_loopback
+
+__all__ = ["Config", "DeliverySettings", "Destination", "ResultSettings", "ServiceSettings", "load_config"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Destination:
-    """A DICOM peer that results are stored to: one ``[[destination]]`` table.
-
-    Attributes
-    ----------
-    name: what it is called in logs and in the archive; unique.
-    address: host name or IP address.
-    port: TCP port, 1..65535.
-    ae_title: its AE title (PS3.5 table 6.2-1, VR AE: 1 to 16 characters).
-    """
-
-    name: str
-    address: str
-    port: int
-    ae_title: str
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise SightlineError("destination.name is empty; give every destination a name")
-        _check_ae_title("destination.ae_title", self.ae_title)
-        _check_port("destination.port", self.port)
-
-
-@dataclass(frozen=True)
-class DeliverySettings:
-    """How results are sent again when a destination does not take them: the ``[delivery]`` table.
-
-    Attributes
-    ----------
-    retry_seconds: wait after the first failure; doubles with each further one.
-    retry_cap_seconds: longest wait between two attempts.
-    give_up_days: after so long without success a result counts as undeliverable.
-    timeout_seconds: how long a peer may take to connect or to answer.
-    """
-
-    retry_seconds: float = 30.0
-    retry_cap_seconds: float = 3600.0
-    give_up_days: float = 7.0
-    timeout_seconds: float = 30.0
-
-    def __post_init__(self) -> None:
-        for key in ("retry_seconds", "retry_cap_seconds", "give_up_days", "timeout_seconds"):
-            _check_positive(f"delivery.{key}", getattr(self, key))
 
 
 @dataclass(frozen=True)
@@ -108,9 +68,12 @@ class ResultSettings:
     Attributes
     ----------
     organs: whether the organ SEG is written and sent (lesion SEG and SR always are).
+    key_images: whether the key images are sent too, as a Secondary Capture series, for a PACS
+        that shows neither SEG nor SR.
     """
 
     organs: bool = True
+    key_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -257,6 +220,9 @@ class Config:
                 f"retention.free_gib = {self.retention.free_gib}: must be more than reserve_gib = "
                 f"{self.reserve_gib}; nothing would be removed before the receiver refuses"
             )
+        self._check_destinations()
+
+    def _check_destinations(self) -> None:
         names = [d.name for d in self.destinations]
         for name in names:
             if names.count(name) > 1:
@@ -264,6 +230,11 @@ class Config:
         if self.completeness.ask is not None and self.completeness.ask not in names:
             raise SightlineError(
                 f"completeness.ask = {self.completeness.ask!r}: must be the name of a [[destination]]"
+            )
+        if any(d.url and d.name == self.completeness.ask for d in self.destinations):
+            raise SightlineError(
+                f"completeness.ask = {self.completeness.ask!r}: is a DICOMweb server; name a DICOM peer, "
+                "which answers C-FIND"
             )
 
     def _check_monitor(self) -> None:
@@ -325,6 +296,7 @@ def load_config(path: Path | None) -> Config:
         service=config.service.relative_to(here),
         receiver=config.receiver.relative_to(here),
         monitor=config.monitor.relative_to(here),
+        destinations=tuple(destination.relative_to(here) for destination in config.destinations),
     )
 
 
@@ -367,24 +339,6 @@ def _converted(hint: Any, value: Any, key: str) -> Any:
     return hint(value)
 
 
-def _check_ae_title(key: str, title: str) -> None:
-    """PS3.5 6.2, VR AE: 1 to 16 printable ASCII characters, no backslash, not only spaces."""
-    if not title.strip() or len(title) > 16 or not title.isascii() or not title.isprintable():
-        raise SightlineError(f"{key} = {title!r}: an AE title has 1 to 16 printable ASCII characters")
-    if "\\" in title:
-        raise SightlineError(f"{key} = {title!r}: an AE title has no backslash")
-
-
-def _check_port(key: str, port: int) -> None:
-    if not 1 <= port <= 65535:
-        raise SightlineError(f"{key} = {port}: a TCP port is 1 to 65535")
-
-
-def _check_positive(key: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise SightlineError(f"{key} = {value}: must be more than 0")
-
-
 def _check_listening(address: str, calling_ae_titles: tuple[str, ...], receiver: ReceiverSettings) -> None:
     """Only loopback may be open to anyone: elsewhere title and network of every peer are listed."""
     if _is_loopback("address", address):
@@ -395,10 +349,3 @@ def _check_listening(address: str, calling_ae_titles: tuple[str, ...], receiver:
             f"address = {address!r} is not loopback; list who may connect and from where: [[receiver.peer]] "
             "tables with ae_title and networks, or calling_ae_titles and receiver.networks"
         )
-
-
-def _is_loopback(key: str, address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        raise SightlineError(f"{key} = {address!r}: must be an IP address such as 127.0.0.1") from None

@@ -1,229 +1,163 @@
 """Storing results to the configured destinations, again and again until each is there.
 
-One row per result and destination in the index says how it stands and when it is due; nothing
-sleeps in a worker and a restart forgets nothing. Not the making of results
-(`dicom_node.readings`). SEG goes before the SR that refers to it.
+One courier for each destination, in a thread of its own, so that none waits for another; what
+is due is in the index (`dicom_node.delivery_outbox`), so that nothing sleeps in a worker for
+days and a restart forgets nothing. Not the making of results (`dicom_node.readings`).
 """
 
 from __future__ import annotations
 
 import logging
-import random
+import socket
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Generator, Sequence
+from contextlib import closing
 
-import pydicom
 import sqlalchemy as sa
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config
-from pynetdicom.association import Association
 
-from dicom_node.archive import Archive, results_folder
-from dicom_node.config import Config, DeliverySettings, Destination
+from dicom_node import delivery_dimse, delivery_web
+from dicom_node.archive import Archive
+from dicom_node.commitment import is_due as commitment_is_due
+from dicom_node.commitment_requests import request_commitment
+from dicom_node.config import Config, Destination
 from dicom_node.delivery_audit import DeliveryAudit
+from dicom_node.delivery_outbox import Outbox
+from dicom_node.delivery_parcels import Outcome, Parcel, UnreachableError, unreadable
 from dicom_node.index import REPORT_RANK, Delivery, ReadingRow, Result
+from dicom_node.words import in_words
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-VERIFICATION = "1.2.840.10008.1.1"  # PS3.4 annex A
-# Stored, or stored with a coercion (PS3.4 table B.2-1); 0111 because result UIDs are
-# deterministic: what is already there under this UID is this result.
-STORED = frozenset({0x0000, 0xB000, 0xB006, 0xB007, 0x0111})
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """One result that is due at one destination."""
-
-    sop_instance_uid: str
-    sop_class_uid: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one attempt: the C-STORE status, or None with the reason there is none."""
-
-    parcel: Parcel
-    status: int | None
-    reason: str | None
-
-    @property
-    def stored(self) -> bool:
-        """Whether the destination has the result now."""
-        return self.status in STORED
-
-
-def retry_delay(attempts: int, settings: DeliverySettings) -> float:
-    """Seconds to wait after the n-th failed attempt, without jitter.
-
-    >>> [retry_delay(n, DeliverySettings()) for n in (1, 2, 3, 20)]
-    [30.0, 60.0, 120.0, 3600.0]
-    """
-    return float(min(settings.retry_cap_seconds, settings.retry_seconds * 2.0 ** min(attempts - 1, 30)))
-
-
-def associate(destination: Destination, config: Config, contexts: Sequence[str]) -> Association:
-    """An association as SCU; check `is_established` of what comes back.
-
-    Parameters
-    ----------
-    contexts: SOP classes to propose, each in Explicit and Implicit VR Little Endian.
-    """
-    _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own handlers log data set values
-    ae = AE(config.ae_title)
-    ae.connection_timeout = config.delivery.timeout_seconds
-    ae.acse_timeout = config.delivery.timeout_seconds
-    ae.dimse_timeout = config.delivery.timeout_seconds
-    for sop_class in contexts:
-        ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-    return ae.associate(destination.address, destination.port, ae_title=destination.ae_title)
-
-
-def echo(destination: Destination, config: Config) -> str | None:
-    """Ask a peer for life (C-ECHO); None if it answers, else the reason why it does not."""
-    association = associate(destination, config, [VERIFICATION])
-    if not association.is_established:
-        return _why_not(association)
-    try:
-        status = association.send_c_echo()
-    finally:
-        association.release()
-    if "Status" not in status:
-        return "no answer to C-ECHO in time"
-    return None if status.Status == 0 else f"C-ECHO answered 0x{status.Status:04X}"
-
-
-def send(destination: Destination, config: Config, parcels: Sequence[Parcel]) -> list[Outcome]:
-    """Store results over one association, in order; an outcome for each."""
-    classes = sorted({parcel.sop_class_uid for parcel in parcels})
-    association = associate(destination, config, classes)
-    if not association.is_established:
-        reason = _why_not(association)
-        return [Outcome(parcel, None, reason) for parcel in parcels]
-    try:
-        return [_send_one(association, parcel) for parcel in parcels]
-    finally:
-        if association.is_established:
-            association.release()
-
-
-def _send_one(association: Association, parcel: Parcel) -> Outcome:
-    try:
-        answer = association.send_c_store(pydicom.dcmread(parcel.path))
-    except (ValueError, RuntimeError, OSError, AttributeError) as error:
-        # ValueError: the peer accepts no context for this class; RuntimeError: it hung up.
-        return Outcome(parcel, None, str(error).splitlines()[0])
-    if "Status" not in answer:
-        return Outcome(parcel, None, "no answer to C-STORE in time")
-    return Outcome(parcel, int(answer.Status), None)
-
-
-def _why_not(association: Association) -> str:
-    if association.is_rejected:
-        return "association rejected; check AE titles on both sides"
-    return "no connection; check address, port and that the peer runs"
+_AFTER_DEFECT_SECONDS = 5.0  # pause of a courier whose round ended in an unexpected error
+_STOP_SECONDS = 5.0
+# Two hosts that send the same result do no harm, it has one UID; so the hold need not outlast
+# every possible wait, only the usual one.
+_HOLD_SECONDS = 60.0
 
 
 class Courier:
-    """Sends what is due, and notes what became of it."""
+    """Sends what is due, and notes what became of it.
 
-    def __init__(self, config: Config, archive: Archive) -> None:
+    Parameters
+    ----------
+    config: with the destinations.
+    archive: with index and results.
+    name: of this courier; must differ between processes that share an index, and stay the same
+        over restarts. The host's name by default.
+    """
+
+    def __init__(self, config: Config, archive: Archive, name: str | None = None) -> None:
         self._config = config
         self._archive = archive
-        self._audit = DeliveryAudit(config, archive)
+        courier = name or socket.gethostname()
+        self._outboxes = [
+            (destination, Outbox(archive, destination.name, config.delivery, courier))
+            for destination in config.destinations
+        ]
+        self._audits = {
+            destination.name: DeliveryAudit(config, archive) for destination in config.destinations
+        }
 
     def run(self, stop: threading.Event) -> None:
-        """Send what is due until `stop` is set."""
+        """Send what is due until `stop` is set. Returns then, if need be in the midst of an answer."""
         self._warn_of_unknown_destinations()
-        while not stop.wait(POLL_SECONDS):
-            self.send_due()
+        threads = [
+            threading.Thread(
+                target=self._serve, args=(destination, outbox, stop), name=f"courier {destination.name}",
+                daemon=True,
+            )
+            for destination, outbox in self._outboxes
+        ]  # fmt: skip
+        for thread in threads:
+            thread.start()
+        stop.wait()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def send_due(self, now: float | None = None) -> int:
-        """One round over all destinations; returns how many results were stored.
+        """One round over all destinations, one after the other; how many results were stored.
 
         Parameters
         ----------
         now: seconds since the epoch; the clock by default.
         """
         now = time.time() if now is None else now
+        return sum(self._round(destination, outbox, now) for destination, outbox in self._outboxes)
+
+    def _serve(self, destination: Destination, outbox: Outbox, stop: threading.Event) -> None:
+        """Rounds for one destination until `stop` is set."""
+        while not stop.wait(POLL_SECONDS):
+            try:
+                self._round(destination, outbox, time.time())
+            except Exception as error:  # the database away, a damaged result: the next round goes on
+                logger.error("courier failed destination=%s error=%s", destination.name, in_words(error))
+                stop.wait(_AFTER_DEFECT_SECONDS)
+
+    def _round(self, destination: Destination, outbox: Outbox, now: float) -> int:
+        """Send everything that is due at one destination; how many results were stored."""
+        if not outbox.is_open(now) or not self._has_work(destination, outbox, now):
+            return 0
+        if not outbox.hold(now, _HOLD_SECONDS):
+            return 0
         stored = 0
-        for destination in self._config.destinations:
+        try:
             # One rank after the other: a report is not due before its segmentations are there.
-            while parcels := self._due(destination, now):
-                peer = (destination.ae_title, destination.address)
-                self._audit.begin(destination.name, *peer, [parcel.sop_instance_uid for parcel in parcels])
-                outcomes = send(destination, self._config, parcels)
-                for outcome in outcomes:
-                    self._note(destination, outcome, now)
-                done = {o.parcel.sop_instance_uid: o.stored for o in outcomes}
-                self._audit.end(*peer, [u for u in done if done[u]], [u for u in done if not done[u]])
-                stored += sum(outcome.stored for outcome in outcomes)
+            while parcels := outbox.due(now):
+                stored += self._send(destination, outbox, parcels, now)
+                if not outbox.hold(max(now, time.time()), _HOLD_SECONDS):
+                    return stored  # this took so long that another courier is at it
+            asked_at = max(now, time.time())
+            if request_commitment(self._archive.index, self._config, destination, asked_at):
+                outbox.note_reached()
+        except UnreachableError as error:
+            pause, dead = outbox.note_unreachable(str(error), max(now, time.time()))
+            logger.warning(
+                "destination unreachable destination=%s retry_in=%.0fs reason=%s",
+                destination.name,
+                pause,
+                error,
+            )
+            if dead:
+                logger.error("results given up destination=%s n=%d", destination.name, dead)
+        finally:
+            outbox.let_go()
         return stored
 
-    def _due(self, destination: Destination, now: float) -> list[Parcel]:
-        """Results to send now, without those that wait for a pending one of lower rank."""
-        other, earlier = sa.orm.aliased(Delivery), sa.orm.aliased(Result)
-        waits = (
-            sa.select(other.sop_instance_uid)
-            .join(earlier, earlier.sop_instance_uid == other.sop_instance_uid)
-            .where(
-                other.destination == destination.name,
-                other.state == "pending",
-                earlier.reading_key == Result.reading_key,
-                earlier.rank < Result.rank,
-            )
-            .exists()
-        )
-        query = (
-            sa.select(Result)
-            .join(Delivery, Delivery.sop_instance_uid == Result.sop_instance_uid)
-            .where(
-                Delivery.destination == destination.name,
-                Delivery.state == "pending",
-                Delivery.due_at <= now,
-                ~waits,
-            )
-            .order_by(Delivery.created_at, Result.rank)
-        )
-        with self._archive.index.reading() as session:
-            return [
-                Parcel(
-                    row.sop_instance_uid,
-                    row.sop_class_uid,
-                    results_folder(self._archive, row.reading_key) / row.file_name,
-                )
-                for row in session.scalars(query)
-            ]
+    def _has_work(self, destination: Destination, outbox: Outbox, now: float) -> bool:
+        return bool(outbox.due(now)) or commitment_is_due(self._archive.index, destination.name, now)
 
-    def _note(self, destination: Destination, outcome: Outcome, now: float) -> None:
-        settings = self._config.delivery
-        with self._archive.index.writing() as session:
-            row = session.get_one(Delivery, (outcome.parcel.sop_instance_uid, destination.name))
-            row.attempts += 1
-            row.status, row.reason = outcome.status, outcome.reason
-            if outcome.stored:
-                row.state, row.delivered_at = "delivered", time.time()
-            elif now - row.created_at > settings.give_up_days * 86400:
-                row.state = "dead"
+    def _send(self, destination: Destination, outbox: Outbox, parcels: Sequence[Parcel], now: float) -> int:
+        audit, peer = self._audits[destination.name], destination.peer
+        there: dict[str, bool] = {}
+        audit.begin(destination.name, *peer, [parcel.sop_instance_uid for parcel in parcels])
+        try:
+            with closing(self._outcomes(destination, parcels)) as outcomes:
+                for outcome in outcomes:
+                    noted = outbox.note(outcome, max(now, time.time()))
+                    _log(destination, outcome, noted.state, noted.attempts)
+                    there[outcome.parcel.sop_instance_uid] = outcome.stored
+        finally:
+            missing = [p.sop_instance_uid for p in parcels if not there.get(p.sop_instance_uid)]
+            audit.end(*peer, [uid for uid, stored in there.items() if stored], missing)
+        return sum(there.values())
+
+    def _outcomes(
+        self, destination: Destination, parcels: Sequence[Parcel]
+    ) -> Generator[Outcome, None, None]:
+        """A result whose file is gone or damaged must not keep the others from being sent."""
+        readable = []
+        for parcel in parcels:
+            problem = unreadable(parcel.path)
+            if problem is None:
+                readable.append(parcel)
             else:
-                # Jitter, so that many nodes do not return to a restarted PACS in step.
-                row.due_at = now + retry_delay(row.attempts, settings) * random.uniform(0.8, 1.2)
-        level = {"delivered": logging.INFO, "pending": logging.WARNING, "dead": logging.ERROR}[row.state]
-        logger.log(
-            level,
-            "result %s destination=%s file=%s attempts=%d status=%s reason=%s",
-            row.state,
-            destination.name,
-            outcome.parcel.path.name,
-            row.attempts,
-            "none" if outcome.status is None else f"0x{outcome.status:04X}",
-            outcome.reason,
-        )
+                yield Outcome(parcel, None, problem)
+        if readable:
+            store = delivery_web.store if destination.url else delivery_dimse.store
+            yield from store(destination, self._config, readable)
 
     def _warn_of_unknown_destinations(self) -> None:
         names = [destination.name for destination in self._config.destinations]
@@ -235,6 +169,19 @@ class Courier:
             ).all()
         for name, count in orphans:
             logger.warning("results wait for a destination that is not configured name=%s n=%d", name, count)
+
+
+def _log(destination: Destination, outcome: Outcome, state: str, attempts: int) -> None:
+    logger.log(
+        {"delivered": logging.INFO, "pending": logging.WARNING, "dead": logging.ERROR}[state],
+        "result %s destination=%s file=%s attempts=%d status=%s reason=%s",
+        state,
+        destination.name,
+        outcome.parcel.path.name,
+        attempts,
+        "none" if outcome.status is None else f"0x{outcome.status:04X}",
+        outcome.reason,
+    )
 
 
 def stored_back_at(archive: Archive, key: str) -> float | None:

@@ -18,7 +18,8 @@ from pynetdicom.association import Association
 from dicom_node.archive import tag
 from dicom_node.completeness import Expected
 from dicom_node.config import Config, Destination
-from dicom_node.delivery import associate
+from dicom_node.delivery_dimse import association
+from dicom_node.delivery_parcels import NATIVE, UnreachableError
 from dicom_node.index import Index, Study
 
 logger = logging.getLogger(__name__)
@@ -38,18 +39,15 @@ def ask(
     Study -> Series Instance UID -> instances. A study is left out where the PACS does not know it,
     fails, or does not count (Number of Series Related Instances is optional, PS3.4 table C.3-3).
     """
-    association = associate(destination, config, [STUDY_ROOT_FIND])
-    if not association.is_established:
-        return {}
     try:
-        answers = {uid: _count(association, uid) for uid in study_instance_uids}
-    finally:
-        if association.is_established:
-            association.release()
+        with association(destination, config, [(STUDY_ROOT_FIND, NATIVE)]) as opened:
+            answers = {uid: _count(opened, uid) for uid in study_instance_uids if opened.is_established}
+    except UnreachableError:
+        return {}
     return {uid: series for uid, series in answers.items() if series}
 
 
-def _count(association: Association, study_instance_uid: str) -> dict[str, int] | None:
+def _count(opened: Association, study_instance_uid: str) -> dict[str, int] | None:
     """One question (PS3.4 C.4.1); None if it has no whole answer."""
     query = Dataset()
     query.QueryRetrieveLevel = "SERIES"
@@ -59,7 +57,7 @@ def _count(association: Association, study_instance_uid: str) -> dict[str, int] 
     query.NumberOfSeriesRelatedInstances = None
     series = {}
     try:
-        for status, found in association.send_c_find(query, STUDY_ROOT_FIND):
+        for status, found in opened.send_c_find(query, STUDY_ROOT_FIND):
             if status.get("Status") in PENDING and found is not None:
                 series[str(found.SeriesInstanceUID)] = int(found.NumberOfSeriesRelatedInstances)
             elif status.get("Status") != 0x0000:

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from dicom_node import removed, traffic  # noqa: F401  their tables are made with the others
+from dicom_node import commitment, delivery_outbox, heartbeat, removed, traffic  # noqa: F401  for their tables
 from dicom_node.archive import Archive
 from dicom_node.audit import AuditTrail
 from dicom_node.config import Config, load_config

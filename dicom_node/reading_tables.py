@@ -26,7 +26,7 @@ def reading_tables(reading: Reading) -> list[Table]:
     return [*tables, _lesions(reading)] if reading.lesions else tables
 
 
-def _table(title: str, *columns: str) -> Table:
+def titled_table(title: str, *columns: str) -> Table:
     """First column to the left, the others to the right."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
@@ -36,14 +36,14 @@ def _table(title: str, *columns: str) -> Table:
 
 def _organs(reading: Reading) -> Table:
     present = [o for o in reading.organs if o.present]
-    table = _table(f"{len(present)} of {len(reading.organs)} organs in view", "organ", "ml", "cut off")
+    table = titled_table(f"{len(present)} of {len(reading.organs)} organs in view", "organ", "ml", "cut off")
     for entry in present:
         table.add_row(organ(entry.name).display, f"{entry.volume_ml:.0f}", "yes" if entry.truncated else "")
     return table
 
 
 def _findings(reading: Reading) -> Table:
-    table = _table("findings", "abnormality", "organ", "status", "probability")
+    table = titled_table("findings", "abnormality", "organ", "status", "probability")
     for finding in reading.findings:
         probability = "" if finding.probability is None else f"{finding.probability:.2f}"
         style = "bold red" if finding.status == "present" else ""
@@ -58,7 +58,9 @@ def _findings(reading: Reading) -> Table:
 
 
 def _lesions(reading: Reading) -> Table:
-    table = _table("lesions", "lesion", "organ", "probability", "axes mm", "ml", "mean HU", "centre LPS mm")
+    table = titled_table(
+        "lesions", "lesion", "organ", "probability", "axes mm", "ml", "mean HU", "centre LPS mm"
+    )
     for lesion in reading.lesions:
         table.add_row(
             f"{lesion.label} {abnormality(lesion.type).display}",
@@ -97,14 +99,14 @@ def localization_document(found: Localization) -> dict[str, Any]:
 
 def status_table(lines: Sequence[Line], now: float) -> Table:
     """Studies of a node, one a line; `now` in seconds since the epoch."""
-    table = _table(
+    table = titled_table(
         f"{len(lines)} studies", "study", "last image", "state", "results", "corrections", "delivered"
     )
     for line in lines:
         sent = f"{line.delivered} of {line.delivered + line.pending + line.dead}"
         table.add_row(
             line.study_instance_uid,
-            f"{_age(now - line.last_image_at)} ago",
+            f"{age(now - line.last_image_at)} ago",
             line.state if line.reason is None else f"{line.state}: {escape(line.reason)}",
             str(line.results),
             str(line.corrections),
@@ -113,10 +115,10 @@ def status_table(lines: Sequence[Line], now: float) -> Table:
     return table
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
     """A duration in its largest unit.
 
-    >>> _age(90), _age(7300), _age(200000)
+    >>> age(90), age(7300), age(200000)
     ('1 min', '2 h', '2 d')
     """
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):

@@ -30,6 +30,7 @@ from dicom_node.index import REPORT_RANK, Delivery, Generation, ReadingRow, Resu
 from dicom_node.instances import read_instance
 from dicom_node.reading_files import LESIONS, ORGANS, REPORT, write_numbers, write_objects
 from dicom_node.results.identifiers import result_key
+from dicom_node.results.key_image_series import PATTERN, write_key_image_series
 from dicom_node.series import CandidateSeries, classify_series, survey_files
 from dicom_node.series_choice import choose_series
 from dicom_node.series_frames import read_references
@@ -176,6 +177,8 @@ def _write_results(
             earlier_key=earlier,
         )
         write_numbers(part, reading)
+        if config.results.key_images:
+            write_key_image_series(part, reading, loaded.volume, loaded.sources, folder.name)
         for path in [*part.iterdir(), part]:
             sync_folder(path)
         shutil.rmtree(folder, ignore_errors=True)  # left by a run that died before it was recorded
@@ -248,7 +251,9 @@ def publish(archive: Archive, config: Config, generation_id: int, finished: Fini
 def _results(folder: Path, key: str) -> list[Result]:
     """The DICOM objects in a results folder, as rows."""
     rows = []
-    for name, rank in _RANK.items():
+    # Key images may be seen before the report, but not before what they were drawn from.
+    ranks = _RANK | dict.fromkeys(sorted(path.name for path in folder.glob(PATTERN)), REPORT_RANK)
+    for name, rank in ranks.items():
         if (folder / name).exists():
             instance = read_instance(folder / name)
             rows.append(

@@ -21,6 +21,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 
 from dicom_node.archive import Archive, tag
 from dicom_node.association_policy import AssociationPolicy, Rejection, caller
+from dicom_node.commitment_reports import COMMITMENT_CONTEXT, storage_commitment_handlers
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.lobby import Lobby
@@ -198,6 +199,7 @@ class Receiver:
         ae.add_supported_context(VERIFICATION)
         decodable = decodable_transfer_syntaxes()
         stored_only = [uid for uid in ALL_TRANSFER_SYNTAXES if uid not in _REFUSED_SYNTAXES]
+        ae.add_supported_context(**COMMITMENT_CONTEXT)
         for context in AllStoragePresentationContexts:
             storage_class = str(context.abstract_syntax)
             is_ct = storage_class in CT_CLASSES
@@ -249,6 +251,8 @@ class Receiver:
             ended=lambda ended: self._end_association(ended, sender, place),
         )
         association.bind(evt.EVT_C_ECHO, lambda _event: SUCCESS)
+        for event, handler in storage_commitment_handlers(self._archive.index, self._config):
+            association.bind(event, handler)
         self._associations.add(association)
         association.start()
 

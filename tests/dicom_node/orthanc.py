@@ -67,6 +67,11 @@ class Orthanc:
         with urllib.request.urlopen(f"{self.url}/instances/{identifier}/file", timeout=30) as answer:
             return bytes(answer.read())
 
+    def delete(self, identifier: str) -> None:
+        """Forget one instance."""
+        request = urllib.request.Request(f"{self.url}/instances/{identifier}", method="DELETE")
+        urllib.request.urlopen(request, timeout=30).close()
+
     def jobs(self) -> list[dict[str, Any]]:
         """All routing jobs so far."""
         return list(self.get("/jobs?expand"))
@@ -89,6 +94,7 @@ def orthanc(
     node_port: int,
     stable_seconds: int = 2,
     dicom_port: int | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> Iterator[Orthanc]:
     """Start Orthanc with its storage in `folder`, which routes stable studies to the node.
 
@@ -97,6 +103,7 @@ def orthanc(
     program: path of the ``Orthanc`` binary.
     stable_seconds: quiet time after which Orthanc calls a study stable.
     dicom_port: where it listens; None for a free port.
+    extra: further settings, such as plugins.
     """
     folder.mkdir(parents=True)
     (folder / "route.lua").write_text(ROUTE, encoding="utf-8")
@@ -115,6 +122,7 @@ def orthanc(
         "DicomModalities": {"node": [node_ae_title, "127.0.0.1", node_port]},
         "LuaScripts": [str(folder / "route.lua")],
         "DicomAssociationCloseDelay": 1,
+        **(extra or {}),
     }
     (folder / "orthanc.json").write_text(json.dumps(settings), encoding="utf-8")
     with open(folder / "orthanc.log", "wb") as log:

@@ -135,3 +135,35 @@ def test_any_bytes_give_a_configuration_or_a_clear_error(
     except SightlineError as error:
         config, message = None, str(error)
     assert config is not None or str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, ["destination.address is missing", "or url"]),
+        ({"address": "h", "port": 0, "ae_title": "A"}, ["destination.port = 0"]),
+        ({"url": "https://h/d", "address": "h"}, ["destination.url", "give either"]),
+        ({"url": "ftp://h/d"}, ["destination.url", "https://"]),
+        ({"url": "http://pacs.example/d"}, ["not encrypted", "https"]),
+        ({"url": "https://user:secret@h/d"}, ["token_file"]),
+        ({"address": "h", "port": 1, "ae_title": "A", "authority": Path("a")}, ["tls = true"]),
+        ({"address": "h", "port": 1, "ae_title": "A", "token_file": Path("a")}, ["needs a url"]),
+        ({"url": "https://h/d", "certificate": Path("a")}, ["destination.key is missing"]),
+        ({"url": "https://h/d", "check_hostname": False}, ["name the peer's authority"]),
+    ],
+)
+def test_a_destination_that_cannot_work_is_refused(settings: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(SightlineError) as caught:
+        Destination("pacs", **settings)  # type: ignore[arg-type]
+    for word in words:
+        assert word in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+def test_files_of_a_destination_are_relative_to_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text(
+        '[[destination]]\nname = "web"\nurl = "https://h/d"\ntoken_file = "t"\nauthority = "/etc/ca.pem"\n'
+    )
+    (destination,) = load_config(tmp_path / "node.toml").destinations
+    assert destination.token_file == tmp_path / "t"
+    assert destination.authority == Path("/etc/ca.pem")

@@ -13,7 +13,7 @@ import pytest
 
 from dicom_node import serve
 from dicom_node.config import Config, Destination
-from dicom_node.delivery import echo
+from dicom_node.delivery_dimse import echo
 from dicom_node.errors import SightlineError
 from tests.dicom_node.ct_series import ct_series
 from tests.dicom_node.network import free_port, running_node, send, wait_until

@@ -84,10 +84,11 @@ class RealService:
         self._python("-c", code, str(self.folder / CONFIG))
 
     def status(self) -> list[dict[str, Any]]:
-        """What ``sightline status --json`` says."""
+        """What ``sightline status --json`` says of the studies."""
         code = "import sys; from dicom_node.cli import main; sys.exit(main(sys.argv[1:]))"
         config = str(self.folder / CONFIG)
-        return json.loads(self._python("-c", code, "status", "--json", "--config", config))
+        document = json.loads(self._python("-c", code, "status", "--json", "--config", config))
+        return document["studies"]
 
     def _python(self, *arguments: str) -> str:
         done = subprocess.run(
