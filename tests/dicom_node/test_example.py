@@ -22,7 +22,7 @@ from dicom_node.config import Config, load_config
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EXAMPLE = DOCS / "node.example.toml"
 # A key that is shown but not set: "# key = value"; prose behind "# " has no such start.
-SHOWN = re.compile(r"# (?=(\w+ = \S|\[\[?\w+\]\]?$))")
+SHOWN = re.compile(r"# (?=(\w+ = \S|\[\[?[\w.]+\]\]?$))")
 
 
 def keys(cls: Any, table: str = "") -> Iterator[tuple[str, str, dataclasses.Field[Any]]]:
