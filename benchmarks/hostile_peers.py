@@ -253,7 +253,7 @@ class Siege:
         """
         log = (self.folder / "log").read_text("utf-8", "replace")
         assert self.process.poll() is None, f"the receiver died: {log[-2000:]}"
-        assert "Traceback" not in log, log[-4000:]
+        assert "Traceback" not in log, log[log.index("Traceback") - 200 :][:4000]
         growth = self.peak_mib() - self.started_with_mib
         assert growth < MAXIMUM_GROWTH_MIB, f"the receiver grew by {growth:.0f} MiB"
         assert {path.name for path in self.folder.iterdir()} <= {"archive", "log", "node.toml"}

@@ -293,6 +293,9 @@ class StoreAssociation(Association):
         """The thread: negotiate, serve, and tell when it is over, however it ends."""
         try:
             super().run_reactor()
+        except Exception as error:  # pynetdicom's negotiation raises on some requests that it could decode
+            logger.warning("association aborted error=%s", type(error).__name__)
+            self.dul.kill_dul()
         finally:
             self._ended(self)
 
