@@ -93,7 +93,7 @@ def test_a_pacs_that_was_down_gets_everything_after_a_restart(
     down = peer(archive)
     assert down.failures == 1
     assert "no connection" in (down.reason or "")
-    assert 0.8 * 10 <= down.retry_at - now <= 1.2 * 10 + 5
+    assert 0.8 * 10 <= down.retry_at - now <= 1.2 * 10 + 60
     # No result is to blame: none has used up an attempt, and none is tried before the peer is.
     assert {row.attempts for row in deliveries(archive)} == {0}
     assert courier.send_due(now + 1) == 0
