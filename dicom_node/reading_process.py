@@ -15,6 +15,7 @@ from dicom_node.delivery import Courier
 from dicom_node.expected_instances import Asker
 from dicom_node.outages import outlast
 from dicom_node.readings import CanRead
+from dicom_node.workers import worker_name
 from dicom_node.workflow import Workflow
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def read_and_deliver(
     """
     workflow = Workflow(config, archive, reader, slot)
     workflow.start()
-    courier = Courier(config, archive)
+    courier = Courier(config, archive, worker_name("reader", slot))
     threads = [_lasting(lambda: courier.run(stop), "courier", stop)]
     asker = None
     if config.completeness.ask is not None:
