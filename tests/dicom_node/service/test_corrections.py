@@ -259,7 +259,7 @@ def test_corrections_are_delivered_after_the_nodes_results_and_shown(
     uids = [answer.json()["segmentation_sop_instance_uid"], answer.json()["report_sop_instance_uid"]]
     config = write_config(read.config, tmp_path / "node.toml")
     assert cli.main(["status", "--config", str(config), "--json"]) == 0
-    (before,) = json.loads(capsys.readouterr().out)
+    (before,) = json.loads(capsys.readouterr().out)["studies"]
     n = len(corrections_of(read.archive, STUDY))
     assert (before["study_instance_uid"], before["corrections"], before["delivered"]) == (STUDY, n, 0)
     pacs = Pacs(read.config.destinations[0].port)
