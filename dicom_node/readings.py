@@ -127,7 +127,7 @@ def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) 
             raise ValueError(f"generation {generation_id} has no chosen series; call select first")
         done = session.get(ReadingRow, key)
         earlier = _earlier_reading(session, generation)
-    if done is not None:
+    if done is not None and results_folder(archive, key).exists():  # else retention has removed it
         return Finished(done.started_at, done.seconds, done.peak_rss_bytes, done.device)
     clock = time.perf_counter()
     series = classify_series(read_references(generation.sop_instance_uids, archive.path), WAS_READ)

@@ -1,8 +1,9 @@
 """What is done with leaves the disk: by age, and oldest first when the disk fills.
 
 Never what anybody still needs from this node: a study is touched only if all its results are at
-every destination that they were queued for, no complete state of it waits to be read, failed or
-was refused, and nobody corrected it. Not the receiver's refusal when the disk is full.
+every destination that they were queued for (which has promised to keep them, where it was asked to), no
+complete state of it waits to be read, failed or was refused, and nobody corrected it. Not the receiver's
+refusal when the disk is full.
 
 Removing is safe to interrupt. In one transaction the rows go to `dicom_node.removed` and the files are
 renamed to ``*.removed``; after the commit those are deleted. What a crash leaves is put right by
@@ -27,6 +28,7 @@ from sqlalchemy.orm import Session
 from dicom_node.archive import CORRECTIONS, Archive, results_folder, tag
 from dicom_node.audit import AuditTrail
 from dicom_node.audit_message import Concerned
+from dicom_node.commitment import Commitment
 from dicom_node.config import Config
 from dicom_node.index import CorrectionRow, Delivery, Generation, Instance, ReadingRow, Result, Study
 from dicom_node.removed import RemovedInstance, RemovedReading
@@ -270,6 +272,9 @@ def _nothing_owed() -> list[sa.ColumnElement[bool]]:
     deliveries = sa.select(Delivery.sop_instance_uid).where(
         Delivery.sop_instance_uid == Result.sop_instance_uid
     )
+    unpromised = sa.select(Commitment.sop_instance_uid).where(
+        Commitment.sop_instance_uid == Result.sop_instance_uid, Commitment.state.in_(("due", "asked"))
+    )
     foreign = sa.select(Instance.id).where(Instance.study_instance_uid == uid, _perhaps_corrected())
     return [
         ~Study.waiting,
@@ -278,6 +283,7 @@ def _nothing_owed() -> list[sa.ColumnElement[bool]]:
         results.exists(),
         ~results.where(~deliveries.exists()).exists(),
         ~results.where(deliveries.where(Delivery.state != "delivered").exists()).exists(),
+        ~results.where(unpromised.exists()).exists(),
         ~sa.select(CorrectionRow.id).where(CorrectionRow.study_instance_uid == uid).exists(),
         ~foreign.exists(),
     ]

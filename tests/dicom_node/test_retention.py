@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from core_model.reader import Reader
 from dicom_node import retention as module
 from dicom_node.archive import Archive, Received, Stored, results_folder
+from dicom_node.commitment import Commitment
 from dicom_node.config import Config, Destination, RetentionSettings
 from dicom_node.delivery import Courier
 from dicom_node.errors import SightlineError
@@ -38,7 +39,7 @@ from tests.tiny import tiny_checkpoint
 CT, SEG = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.66.4"
 NOW = 2e9
 DAYS = 5.0
-GENERATIONS = ("complete", "queued", "read", "refused", "unchanged", "failed", "removed")
+GENERATIONS = ("set aside", "complete", "queued", "read", "refused", "unchanged", "failed", "removed")
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ cases = st.builds(
 # All that can be kept away by one thing only: each of them has to be enough.
 ONE_REASON = [
     {"waiting": True},
-    *({"states": (state,)} for state in ("complete", "queued", "refused", "failed")),
-    *({"states": ("read", state)} for state in ("complete", "queued", "refused", "failed")),
+    *({"states": (state,)} for state in ("complete", "queued", "refused", "failed", "set aside")),
+    *({"states": ("read", state)} for state in ("complete", "queued", "refused", "failed", "set aside")),
     {"states": ()},
     *({"deliveries": (("delivered",), ("delivered", state))} for state in ("pending", "dead", "committing")),
     {"deliveries": ((),)},
@@ -264,6 +265,20 @@ def test_one_reason_is_enough_to_keep_a_study(archive: Archive, one: dict[str, o
         assert {row.study_instance_uid for row in removed} == {"1.2.1"}
         assert {row.removed_at for row in removed} == {NOW}
         assert session.scalars(sa.select(RemovedReading.reading_key)).all() == ["key1"]
+
+
+@pytest.mark.parametrize(("state", "kept"), [("due", True), ("asked", True), ("committed", False)])
+def test_a_study_stays_until_its_results_are_promised_to_be_kept(
+    archive: Archive, state: str, kept: bool
+) -> None:
+    clean(archive, 1)
+    put(archive, 0, REMOVABLE)
+    with archive.index.writing() as session:
+        uid = session.scalars(sa.select(Result.sop_instance_uid)).one()
+        asked = {"attempts": 1, "created_at": 0.0, "due_at": 0.0}
+        session.add(Commitment(sop_instance_uid=uid, destination="pacs", state=state, **asked))
+    keeper(archive, instance_days=1, result_days=1).sweep(NOW)
+    assert remain(archive, 0) == ((2, 2, True) if kept else (0, 0, False))
 
 
 def test_the_oldest_go_first_and_only_until_there_is_room(archive: Archive) -> None:
