@@ -259,6 +259,7 @@ class Siege:
         assert {path.name for path in self.folder.iterdir()} <= {"archive", "log", "node.toml"}
         allowed = re.compile(
             r"instances/[0-9a-f]{2}/[0-9a-f]{64}\.dcm|index\.sqlite(-wal|-shm)?|incoming/[0-9a-f]{16}/[0-9a-f]{32}\.part"
+            r"|log\.key|audit/\d{4}-\d\d-\d\d\.xml-lines"
         )
         for path in self.config.archive.rglob("*"):
             if path.is_file():

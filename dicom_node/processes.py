@@ -164,7 +164,9 @@ def _stop_with(sentinel: int, stop: threading.Event) -> None:
     stop.set()
 
 
-def child_main(role: str, config: Config, log: Path | None, report: Connection, shared: Any = None) -> None:
+def child_main(
+    role: str, config: Config, log: Path | None, report: Connection, shared: Any = None, *, slot: int = 0
+) -> None:
     """Target of a spawned process; sends `READY`, or why it cannot run, through `report`.
 
     Leaves without joining threads: a reading under way may take a minute, is in no state
@@ -173,7 +175,7 @@ def child_main(role: str, config: Config, log: Path | None, report: Connection, 
     status = 0
     try:
         configure_logging(config, log)
-        run_role(role, config, lambda: report.send(READY), shared=shared)
+        run_role(role, config, lambda: report.send(READY), slot=slot, shared=shared)
     except SightlineError as error:
         report.send(str(error))
         status = 2

@@ -61,11 +61,12 @@ def stored_masks(archive: Archive, held: Held, kind: Kind) -> bytes:
 
 def _made(archive: Archive, held: Held, kind: Kind) -> bytes:
     document = json.loads((held.folder / READING).read_text(encoding="utf-8"))
-    grid = ct_grid(archive, held.slices)
+    series = _ct_series(archive, held.slices)
+    grid = series.grid
     path = held.folder / _SEG[kind]
     labels = np.zeros((len(held.slices), grid.rows, grid.columns), dtype=np.uint8)
     if path.exists():
-        labels = label_planes(path, held.slices)
+        labels = label_planes(path, series.references)
     elif kind == "organs" and any(organ["present"] for organ in document["organs"]):
         raise ApiError(
             409, "the organ masks of the study were not kept", "set results.organs = true and send it again"
@@ -119,7 +120,11 @@ def ct_grid(archive: Archive, slices: tuple[str, ...]) -> SliceGrid:
     ------
     OSError, NotDicomError, SightlineError: a file is missing or damaged.
     """
+    return _ct_series(archive, slices).grid
+
+
+def _ct_series(archive: Archive, slices: tuple[str, ...]) -> CandidateSeries:
     series = classify_series(read_references(slices, archive.path), WAS_READ)
     if not isinstance(series, CandidateSeries):
         raise SightlineError(f"the series can no longer be read: {series.reason}; send the study again")
-    return series.grid
+    return series

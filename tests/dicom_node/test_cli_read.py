@@ -126,7 +126,7 @@ def test_the_table_names_what_was_read_and_what_not(
     assert main(["read", str(ct), "--out", str(tmp_path / "o"), *_model(checkpoint)]) == 0
     out = capsys.readouterr().out
     assert "read series 3 'TEST' (24 slices, 5.00 mm apart)" in out
-    assert "not read: series 3 'TEST' (2 files): only 2 slices" in out
+    assert "not read: series 3 'TEST' (2 objects): only 2 slices" in out
     assert "of 36 organs in view" in out
     assert "liver tumour" in out
     assert "untrained 0 on cpu" in out

@@ -28,6 +28,7 @@ from training.settings import Settings
 from training.stored_windows import StoredWindows, load_window, main, store, window_files
 
 N = 5
+TOLERANCE = 0.05  # of half precision, and of bfloat16 where the processor has it
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +82,8 @@ def test_a_stored_window_is_the_crop_with_what_the_encoder_gives(
             # What is stored was read before the HU were rounded.
             fresh = encode(model, window(crop.hu[None]), collate([crop]))
             kept = encode(model, window(held.hu[None]), collate([held]))
-        assert float((fresh.organ_logits - kept.organ_logits).abs().max()) < 0.02
-        assert float((fresh.grid - kept.grid).abs().max()) < 0.02
+        assert float((fresh.organ_logits - kept.organ_logits).abs().max()) < TOLERANCE
+        assert float((fresh.grid - kept.grid).abs().max()) < TOLERANCE
         shares = torch.nn.functional.avg_pool3d(fresh.organ_logits.softmax(1)[:, 1:], 2)[0]
         assert held.shares is not None
         assert float((shares - held.shares).abs().max()) < 0.01

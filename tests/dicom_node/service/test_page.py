@@ -69,7 +69,7 @@ def fill(stage: Stage) -> None:
         if generation.study_instance_uid == READ:
             read_known(stage, generation)
         elif generation.study_instance_uid == FAILED:
-            readings.fail(stage.archive, generation.id, "the reader died 3 times on this study")
+            readings.give_up(stage.archive, generation.id, "failed", "the reader died 3 times on this study")
     stage.arrive(series("2.25.43"))
 
 
@@ -328,7 +328,7 @@ def test_what_failed_can_be_tried_again(browser: Browser, tmp_path: Path) -> Non
     stage = make_stage(tmp_path)
     study = stage.arrive(series())
     (generation,) = stage.complete()
-    readings.fail(stage.archive, generation.id, "OSError: no space left on device")
+    readings.give_up(stage.archive, generation.id, "failed", "OSError: no space left on device")
     with served(stage.parts, TOKEN) as address, entered(browser, address) as watch:
         row = watch.page.locator(f"tr[data-uid='{study}']")
         expect(row.locator(".reason")).to_have_text("OSError: no space left on device")
