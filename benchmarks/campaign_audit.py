@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from benchmarks.campaign_peers import Journal
 from dicom_node.archive import Archive
 from dicom_node.completeness import open_again
-from dicom_node.index import Delivery, Generation, Instance, Result
+from dicom_node.index import Delivery, Generation, Instance, Result, Study
 
 POLL_SECONDS = 0.25
 
@@ -83,11 +83,14 @@ def try_again(archive: Archive) -> int:
 
 
 def _open(archive: Archive) -> bool:
-    """Whether a generation, or a result, is on its way."""
+    """Whether a study waits to become complete, or a generation or a result is on its way."""
+    waiting = sa.select(Study.study_instance_uid).where(Study.waiting)
     generations = sa.select(Generation.id).where(Generation.state.in_(("complete", "queued")))
     results = sa.select(Delivery.sop_instance_uid).where(Delivery.state == "pending")
     with archive.index.reading() as session:
-        return any(session.scalars(rows.limit(1)).first() is not None for rows in (generations, results))
+        return any(
+            session.scalars(rows.limit(1)).first() is not None for rows in (waiting, generations, results)
+        )
 
 
 def audit(archive: Archive, journal: Journal, seconds: float, tried_again: int) -> Figures:

@@ -35,7 +35,8 @@ class Journal:
     acknowledged: SOP Instance UID -> SHA-256 of the data set as it was sent.
     studies: Study Instance UIDs of which every instance is acknowledged.
     stored: what the PACS was sent, in order: study, SOP class, SOP instance, predecessor or "".
-    refusals: statuses other than 0x0000 that the node answered -> how often.
+    refusals: statuses other than 0x0000 that the node answered, and "association" where it rejected one
+        -> how often.
     kills: role -> how often one was killed.
     """
 
@@ -112,6 +113,8 @@ class Sender:
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 10
         ae.add_requested_context(images[0].SOPClassUID, ExplicitVRLittleEndian)
         association = ae.associate(self._config.address, self._config.port, ae_title=self._config.ae_title)
+        if association.is_rejected:
+            self._journal.note("refused", "association")
         try:
             return association.is_established and all([self._store(association, i) for i in images])
         except (RuntimeError, ValueError):  # the peer is gone

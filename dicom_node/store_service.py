@@ -79,7 +79,7 @@ class Outcome:
     status: of the response.
     reason: why it was refused; empty otherwise.
     study_instance_uid, is_ct, is_new: of what was stored.
-    n_bytes: of the data set.
+    n_bytes: of the file that was stored; of what came of the data set where it was refused.
     seconds: from the request to the response.
     """
 
@@ -178,7 +178,7 @@ class Reception:
             study_instance_uid="" if arrival is None else arrival.study_instance_uid,
             is_ct=arrival is not None and arrival.is_ct,
             is_new=stored is Stored.NEW,
-            n_bytes=self._n_bytes,
+            n_bytes=self._n_bytes if arrival is None else arrival.size,
             seconds=time.perf_counter() - self._start,
         )
         self._service.note(outcome)

@@ -155,7 +155,7 @@ def test_what_the_receiver_sees_is_counted_by_peer_and_audited(config: Config, a
     assert value(found, "sightline_refusals_total", ae_title="TESTER", status="0xC001") == 1
     size = sum(archive.path(str(i.SOPInstanceUID)).stat().st_size for i in (*images, images[0]))
     assert value(found, "sightline_received_bytes_total", ae_title="TESTER") == size
-    reason = "the association was rejected"
+    reason = "calling ae title"
     assert value(found, "sightline_associations_refused_total", ae_title=OTHER, reason=reason) == 1
     assert not any("EVE" in text for _, labels in found for pair in labels for text in pair)
 
