@@ -33,7 +33,7 @@ def listen(table: str, address: str, port: int) -> socket.socket:
     """
     bound = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit it (Linux). Else the body of an answer waits 40 ms until its head is acknowledged.
+    # Accepted sockets inherit it (Linux). Else the body of an answer waits 40 ms for an acknowledgement.
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         bound.bind((address, port))
