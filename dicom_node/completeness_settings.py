@@ -5,10 +5,10 @@ Not the rule itself (`dicom_node.completeness`). The quiet time has its own key,
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from dicom_node.errors import SightlineError
+from dicom_node.setting_checks import check_positive
 
 READ, SET_ASIDE = "read", "set aside"
 
@@ -34,8 +34,6 @@ class CompletenessSettings:
 
     def __post_init__(self) -> None:
         for key in ("settle_seconds", "cap_seconds"):
-            value = getattr(self, key)
-            if not (math.isfinite(value) and value > 0):
-                raise SightlineError(f"completeness.{key} = {value}: must be more than 0")
+            check_positive(f"completeness.{key}", getattr(self, key))
         if self.at_cap not in (READ, SET_ASIDE):
             raise SightlineError(f'completeness.at_cap = {self.at_cap!r}: must be "{READ}" or "{SET_ASIDE}"')

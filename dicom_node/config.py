@@ -51,10 +51,13 @@ from dicom_node.monitor_settings import MonitorSettings
 from dicom_node.receiver_settings import ReceiverSettings
 from dicom_node.retention_settings import RetentionSettings
 from dicom_node.series_settings import SeriesSettings
-from dicom_node.setting_checks import check_ae_title as _check_ae_title
-from dicom_node.setting_checks import check_port as _check_port
-from dicom_node.setting_checks import check_positive as _check_positive
-from dicom_node.setting_checks import is_loopback as _is_loopback
+from dicom_node.setting_checks import (
+    check_ae_title,
+    check_port,
+    check_positive,
+    is_loopback,
+    with_paths_relative_to,
+)
 
 __all__ = ["Config", "DeliverySettings", "Destination", "ResultSettings", "ServiceSettings", "load_config"]
 
@@ -107,9 +110,9 @@ class ServiceSettings:
     kept_results: int = 64
 
     def __post_init__(self) -> None:
-        _check_port("service.port", self.port)
+        check_port("service.port", self.port)
         for name in ("cache_mib", "upload_mib", "queue", "kept_results"):
-            _check_positive(f"service.{name}", getattr(self, name))
+            check_positive(f"service.{name}", getattr(self, name))
         if (self.certificate is None) != (self.key is None):
             missing = "service.key" if self.key is None else "service.certificate"
             raise SightlineError(f"{missing} is missing; HTTPS needs service.certificate and service.key")
@@ -118,7 +121,7 @@ class ServiceSettings:
                 "service.client_authority needs HTTPS; set service.certificate and service.key too"
             )
         guarded = self.token_file is not None or self.client_authority is not None
-        if not _is_loopback("service.address", self.address) and not guarded:
+        if not is_loopback("service.address", self.address) and not guarded:
             raise SightlineError(
                 f"service.address = {self.address!r} is not loopback; set service.token_file or "
                 "service.client_authority, so that not anyone can ask"
@@ -128,13 +131,6 @@ class ServiceSettings:
     def asks_token(self) -> bool:
         """Whether requests need a bearer token; not where only client certificates are asked for."""
         return self.token_file is not None or self.client_authority is None
-
-    def relative_to(self, folder: Path) -> ServiceSettings:
-        """The same with paths relative to the configuration file's folder."""
-        names = ("token_file", "certificate", "key", "client_authority")
-        given = {name: getattr(self, name) for name in names}
-        paths = {name: folder / path.expanduser() for name, path in given.items() if path is not None}
-        return dataclasses.replace(self, **paths)
 
 
 @dataclass(frozen=True)
@@ -195,10 +191,10 @@ class Config:
     destinations: tuple[Destination, ...] = field(default=(), metadata={"key": "destination"})
 
     def __post_init__(self) -> None:
-        _check_ae_title("ae_title", self.ae_title)
+        check_ae_title("ae_title", self.ae_title)
         for title in self.calling_ae_titles:
-            _check_ae_title("calling_ae_titles", title)
-        _check_port("port", self.port)
+            check_ae_title("calling_ae_titles", title)
+        check_port("port", self.port)
         _check_listening(self.address, self.calling_ae_titles, self.receiver)
         for key in (
             "quiet_seconds",
@@ -206,7 +202,7 @@ class Config:
             "heartbeat_seconds",
             "maximum_associations",
         ):
-            _check_positive(key, getattr(self, key))
+            check_positive(key, getattr(self, key))
         if not (math.isfinite(self.reserve_gib) and self.reserve_gib >= 0):
             raise SightlineError(f"reserve_gib = {self.reserve_gib}: must be 0 or more")
         levels = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -240,7 +236,7 @@ class Config:
     def _check_monitor(self) -> None:
         settings = self.monitor
         guarded = settings.token_file is not None or settings.open_to_all
-        if not _is_loopback("monitor.address", settings.address) and not guarded:
+        if not is_loopback("monitor.address", settings.address) and not guarded:
             raise SightlineError(
                 f"monitor.address = {settings.address!r} is not loopback; set monitor.token_file, "
                 "or monitor.open_to_all = true where anyone may see how busy the node is"
@@ -293,10 +289,10 @@ def load_config(path: Path | None) -> Config:
         config,
         archive=here / config.archive.expanduser(),
         checkpoint=checkpoint,
-        service=config.service.relative_to(here),
-        receiver=config.receiver.relative_to(here),
-        monitor=config.monitor.relative_to(here),
-        destinations=tuple(destination.relative_to(here) for destination in config.destinations),
+        service=with_paths_relative_to(config.service, here),
+        receiver=with_paths_relative_to(config.receiver, here),
+        monitor=with_paths_relative_to(config.monitor, here),
+        destinations=tuple(with_paths_relative_to(destination, here) for destination in config.destinations),
     )
 
 
@@ -341,7 +337,7 @@ def _converted(hint: Any, value: Any, key: str) -> Any:
 
 def _check_listening(address: str, calling_ae_titles: tuple[str, ...], receiver: ReceiverSettings) -> None:
     """Only loopback may be open to anyone: elsewhere title and network of every peer are listed."""
-    if _is_loopback("address", address):
+    if is_loopback("address", address):
         return
     titles_from_elsewhere = calling_ae_titles and receiver.networks != ReceiverSettings().networks
     if not receiver.peers and not titles_from_elsewhere:

@@ -23,7 +23,6 @@ a DICOMweb server:
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -129,13 +128,6 @@ class Destination:
     def place(self) -> str:
         """Where it is, for a person."""
         return self.url or f"{self.ae_title} at {self.address}:{self.port}{' (TLS)' if self.tls else ''}"
-
-    def relative_to(self, folder: Path) -> Destination:
-        """The same with paths relative to the configuration file's folder."""
-        names = ("token_file", "authority", "certificate", "key")
-        given = {name: getattr(self, name) for name in names}
-        paths = {name: folder / path.expanduser() for name, path in given.items() if path is not None}
-        return dataclasses.replace(self, **paths)
 
 
 @dataclass(frozen=True)

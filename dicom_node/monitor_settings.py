@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +42,3 @@ class MonitorSettings:
         for role in self.roles:
             if role not in WATCHED:
                 raise SightlineError(f"monitor.roles has {role!r}: must be of {', '.join(WATCHED)}")
-
-    def relative_to(self, folder: Path) -> MonitorSettings:
-        """The same with paths relative to the configuration file's folder."""
-        given = {name: getattr(self, name) for name in ("token_file", "certificate", "key")}
-        paths = {name: folder / path.expanduser() for name, path in given.items() if path is not None}
-        return dataclasses.replace(self, **paths)

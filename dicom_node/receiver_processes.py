@@ -10,7 +10,6 @@ import logging
 import multiprocessing
 import socket
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from dicom_node.log_lines import log_file
 from dicom_node.open_associations import OpenAssociations, Slots, make_slots
 from dicom_node.processes import RECEIVER_MEMBER
 from dicom_node.receiver import Receiver, listen
-from dicom_node.serve import WATCH_SECONDS, Child
+from dicom_node.serve import Child, keep_running
 
 logger = logging.getLogger(__name__)
 
@@ -60,29 +59,12 @@ def receive(config: Config, stop: threading.Event, say_ready: Callable[[], None]
             Child(RECEIVER_MEMBER, config, log_file(), context, Shared(n, listener, slots))
             for n in range(config.receiver.processes)
         ]
-        try:
-            _watch(members, config, stop, say_ready)
-        finally:
-            for member in members:
-                member.stop()
-            deadline = time.monotonic() + _STOP_SECONDS
-            for member in members:
-                member.join(deadline)
 
-
-def _watch(
-    members: list[Child], config: Config, stop: threading.Event, say_ready: Callable[[], None]
-) -> None:
-    for member in members:
-        member.start()
-    announced = False
-    while not stop.wait(WATCH_SECONDS):
-        for member in members:
-            member.watch()
-        if not announced and all(member.is_ready for member in members):
-            announced = True
+        def all_up() -> None:
             logger.info("all receivers up processes=%d port=%d", len(members), config.port)
             say_ready()
+
+        keep_running(members, stop, all_up, _STOP_SECONDS)
 
 
 def receive_as_member(

@@ -6,13 +6,12 @@ the file itself (`dicom_node.config.Config`).
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_node.errors import SightlineError
+from dicom_node.setting_checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,7 @@ class ReceiverSettings:
             *("processes", "maximum_per_address", "maximum_waiting", "request_seconds"),
             *("maximum_instances", "maximum_gib", "maximum_instance_gib"),
         ):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise SightlineError(f"receiver.{name} = {value}: must be more than 0")
+            check_positive(f"receiver.{name}", getattr(self, name))
         low, high = self.accept_below_percent, self.refuse_above_percent
         if not 0 < low <= high <= 100:
             raise SightlineError(
@@ -96,13 +93,6 @@ class ReceiverSettings:
             raise SightlineError(
                 "receiver.client_authority needs TLS; set receiver.certificate and receiver.key too"
             )
-
-    def relative_to(self, folder: Path) -> ReceiverSettings:
-        """The same with paths relative to the configuration file's folder."""
-        names = ("certificate", "key", "client_authority")
-        given = {name: getattr(self, name) for name in names}
-        paths = {name: folder / path.expanduser() for name, path in given.items() if path is not None}
-        return dataclasses.replace(self, **paths)
 
 
 def check_networks(key: str, networks: tuple[str, ...]) -> None:

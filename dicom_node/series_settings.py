@@ -5,11 +5,11 @@ Not the rules themselves (`dicom_node.series_choice`): only what a hospital may 
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
 from dicom_node.errors import SightlineError
+from dicom_node.setting_checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ class SeriesSettings:
             for pattern in getattr(self, key):
                 _check_pattern(f"series.{key}", pattern)
         for key in ("slice_mm", "minimum_extent_mm"):
-            value = getattr(self, key)
-            if not (math.isfinite(value) and value > 0):
-                raise SightlineError(f"series.{key} = {value}: must be more than 0")
+            check_positive(f"series.{key}", getattr(self, key))
         if self.minimum_slices < 2:
             raise SightlineError(f"series.minimum_slices = {self.minimum_slices}: a volume needs 2 or more")
 

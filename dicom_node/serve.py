@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
@@ -157,6 +157,32 @@ def run(
     Archive.open(config).index.close()  # errors here and now, and no two children that make tables
     context = multiprocessing.get_context("spawn")
     children = [Child(role, config, log, context) for role in roles]
+
+    def say_ready() -> None:
+        _announce(config)
+        if ready is not None:
+            ready.set()
+
+    try:
+        keep_running(children, stop, say_ready, STOP_SECONDS)
+    finally:
+        logger.info("node stopped")
+
+
+def keep_running(
+    children: Sequence[Child], stop: threading.Event, say_ready: Callable[[], None], stop_seconds: float
+) -> None:
+    """Start child processes, start again what dies, and end all when `stop` is set.
+
+    Parameters
+    ----------
+    say_ready: called once, when every child is ready.
+    stop_seconds: how long they may take to end.
+
+    Raises
+    ------
+    SightlineError: one of them cannot run.
+    """
     announced = False
     try:
         for child in children:
@@ -166,16 +192,13 @@ def run(
                 child.watch()
             if not announced and all(child.is_ready for child in children):
                 announced = True
-                _announce(config)
-                if ready is not None:
-                    ready.set()
+                say_ready()
     finally:
         for child in children:
             child.stop()
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + stop_seconds
         for child in children:
             child.join(deadline)
-        logger.info("node stopped")
 
 
 def _announce(config: Config) -> None:

@@ -1,14 +1,28 @@
-"""Checks of single settings that several tables of the configuration share.
+"""What several tables of the configuration share: checks of single settings, and where paths start.
 
-Each raises `SightlineError` with the key, the value and the cure.
+Each check raises `SightlineError` with the key, the value and the cure.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import math
+from pathlib import Path
+from typing import Any, TypeVar
 
 from dicom_node.errors import SightlineError
+
+S = TypeVar("S")
+
+
+def with_paths_relative_to(settings: S, folder: Path) -> S:
+    """A settings dataclass with its paths relative to the configuration file's folder; ``~`` is home."""
+    table: Any = settings
+    given = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+    paths = {name: folder / value.expanduser() for name, value in given.items() if isinstance(value, Path)}
+    changed: S = dataclasses.replace(table, **paths)
+    return changed
 
 
 def check_ae_title(key: str, title: str) -> None:
