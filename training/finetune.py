@@ -34,7 +34,7 @@ from training.labelled import LabelledCase, LabelledCrops, LabelledFiles, labell
 from training.lesion_voxels import text_logits
 from training.losses import lesion_voxel_loss
 from training.pretrain import STAGE_KEYS, Run, follow
-from training.samples import Sample
+from training.samples import Crop
 from training.settings import Settings
 from training.text_bank import TextBank, draw
 
@@ -147,7 +147,7 @@ class FineTuning(Run):
         model.channels_last()
         return model
 
-    def data(self) -> IterableDataset[Sample]:
+    def data(self) -> IterableDataset[Crop]:
         """Crops of the cases that have not been read yet."""
         return LabelledCrops(
             self.cases,
@@ -159,7 +159,7 @@ class FineTuning(Run):
             batch=int(self.settings.optimiser["batch"]),
         )
 
-    def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def losses(self, bank: TextBank, batch: Crop, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """ "masks" of the labelled tumour, plus agreement with the checkpoint on all others."""
         voxels = self.voxels.draw(rng, self.settings.lesion_voxels["per_update"])
         wording = draw(bank.present, rng)  # (A, width)

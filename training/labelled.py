@@ -24,7 +24,7 @@ from core_model.abnormality import abnormalities
 from core_model.volume import canonical, to_model_grid
 from training.phantoms.dicom import nearest
 from training.phantoms.fields import smooth_noise, uniform
-from training.samples import MIN_LESION_VOXELS, Sample, deformed_grid
+from training.samples import MIN_LESION_VOXELS, Crop, deformed_grid
 
 ON_LESIONS = 0.67  # share of the crops that are centred on a lesion, where the case has one; our choice
 
@@ -123,7 +123,7 @@ def load_case(
     return hu, nearest(values, truth.get_geometry(), geometry), geometry
 
 
-class LabelledCrops(IterableDataset[Sample]):
+class LabelledCrops(IterableDataset[Crop]):
     """An endless stream of deformed crops; sample n is the same wherever the stream is entered.
 
     Every case comes once per round, in an order of the round's own.
@@ -151,7 +151,7 @@ class LabelledCrops(IterableDataset[Sample]):
         self.cases, self.window, self.spacing_mm = list(cases), tuple(window), spacing_mm
         self.abnormality, self.seed, self.start, self.batch = abnormality, seed, start, batch
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Crop]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         number = self.start + worker
@@ -160,7 +160,7 @@ class LabelledCrops(IterableDataset[Sample]):
                 yield self._sample(n)
             number += workers
 
-    def _sample(self, n: int) -> Sample:
+    def _sample(self, n: int) -> Crop:
         count = len(self.cases)
         order = np.random.default_rng([self.seed, 0, n // count]).permutation(count)
         case = self.cases[int(order[n % count])]
@@ -180,7 +180,7 @@ class LabelledCrops(IterableDataset[Sample]):
         lesions = pull(case.lesions, "nearest").byte()
         findings = torch.full((len(abnormalities()),), -1.0)
         findings[self.abnormality] = float(int((lesions > 0).sum()) >= MIN_LESION_VOXELS)
-        return Sample(
+        return Crop(
             hu=hu[None], organs=pull(case.organs, "nearest").byte(), lesions=lesions, findings=findings
         )
 

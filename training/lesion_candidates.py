@@ -21,7 +21,7 @@ from core_model.masks import Region, region_of
 from core_model.model import SightlineModel
 from core_model.volume import window
 from training.objective import encode
-from training.samples import Sample
+from training.samples import Crop
 from training.text_bank import TextBank, draw
 from training.window_memory import Records
 
@@ -48,7 +48,7 @@ class Candidates(Records):
 
 @torch.no_grad()
 def read_candidates(
-    model: SightlineModel, bank: TextBank, batch: Sample, rng: np.random.Generator, threshold: float
+    model: SightlineModel, bank: TextBank, batch: Crop, rng: np.random.Generator, threshold: float
 ) -> list[Candidates]:
     """The candidates of each window of a batch that has any.
 

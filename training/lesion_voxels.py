@@ -22,7 +22,7 @@ from core_model.pooling import box_max
 from core_model.volume import window
 from training.losses import lesion_voxel_loss
 from training.objective import features_of, mask_targets, organ_shares
-from training.samples import Sample
+from training.samples import Crop
 from training.text_bank import TextBank, draw
 from training.window_memory import Records
 
@@ -48,9 +48,7 @@ class Voxels(Records):
 
 
 @torch.no_grad()
-def read_voxels(
-    model: SightlineModel, bank: TextBank, batch: Sample, rng: np.random.Generator
-) -> list[Voxels]:
+def read_voxels(model: SightlineModel, bank: TextBank, batch: Crop, rng: np.random.Generator) -> list[Voxels]:
     """The chosen voxels of each window of a batch, read by the frozen encoder."""
     x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
     features = features_of(model, x, batch)
@@ -79,7 +77,7 @@ def choose_places(
 
     Parameters
     ----------
-    lesions: (D, H, W), as in `Sample`.
+    lesions: (D, H, W), as in `Crop`.
     region: (A, D, H, W) bool, where each abnormality is searched.
 
     Returns

@@ -1,4 +1,4 @@
-"""What frozen lesion masks say of each stored window, computed once: `training.samples.Sample.evidence`.
+"""What frozen lesion masks say of each stored window, computed once: `training.samples.Crop.evidence`.
 
 Prompt supervision (RadFinder) needs it at every update, and it costs more than everything else of the
 language heads together. Masks, prompts and regions are the reader's own.
@@ -19,14 +19,14 @@ from core_model.grounding import text_masks, top_logit
 from core_model.masks import region_of
 from core_model.model import SightlineModel
 from core_model.volume import window
-from training.samples import Sample
+from training.samples import Crop
 from training.stored_windows import digest_of, encoder_digest, load_window
 
 SAVE_EVERY = 16  # windows
 
 
 @torch.no_grad()
-def evidence_of(model: SightlineModel, texts: torch.Tensor, sample: Sample) -> torch.Tensor:
+def evidence_of(model: SightlineModel, texts: torch.Tensor, sample: Crop) -> torch.Tensor:
     """(A,) of one stored window.
 
     Parameters

@@ -31,7 +31,7 @@ from training.losses import (
 )
 from training.phantoms.disorders import UNMASKED
 from training.phantoms.tissues import IGNORE
-from training.samples import MIN_ORGAN_VOXELS, Sample
+from training.samples import MIN_ORGAN_VOXELS, Crop
 from training.snippets import snippet_loss
 from training.text_bank import TextBank, draw
 
@@ -90,7 +90,7 @@ class _Scene:
 
     model: SightlineModel
     bank: TextBank
-    batch: Sample
+    batch: Crop
     rng: np.random.Generator
     plan: Plan
     encoded: Encoded
@@ -124,7 +124,7 @@ class _Scene:
 def objective(
     model: SightlineModel,
     bank: TextBank,
-    batch: Sample,
+    batch: Crop,
     rng: np.random.Generator,
     plan: Plan,
 ) -> dict[str, torch.Tensor]:
@@ -157,7 +157,7 @@ def objective(
     return losses
 
 
-def features_of(model: SightlineModel, x: torch.Tensor, batch: Sample) -> ImageFeatures:
+def features_of(model: SightlineModel, x: torch.Tensor, batch: Crop) -> ImageFeatures:
     """Of (B, 2, D, H, W) windowed CT; a batch that a frozen encoder has read is not read again."""
     if batch.features is None:
         read: ImageFeatures = model.image(x)
@@ -167,7 +167,7 @@ def features_of(model: SightlineModel, x: torch.Tensor, batch: Sample) -> ImageF
     return ImageFeatures(**{k: v.contiguous(memory_format=layout) for k, v in held.items()})
 
 
-def encode(model: SightlineModel, x: torch.Tensor, batch: Sample, *, lesions: bool = True) -> Encoded:
+def encode(model: SightlineModel, x: torch.Tensor, batch: Crop, *, lesions: bool = True) -> Encoded:
     """`SightlineModel.encode_image` on `features_of`."""
     return model.encode_features(features_of(model, x, batch), x, lesions=lesions)
 
@@ -230,7 +230,7 @@ def _summary_losses(scene: _Scene) -> dict[str, torch.Tensor]:
     return losses
 
 
-def body_cells(batch: Sample) -> torch.Tensor:
+def body_cells(batch: Crop) -> torch.Tensor:
     """(B, d, h, w) bool: half-resolution cells that show something denser than air, or an organ."""
     body = (batch.hu[:, 0] > BODY_HU) | (batch.organs > 0)  # (B, D, H, W)
     return F.max_pool3d(body.float(), 2) > 0
@@ -287,7 +287,7 @@ def thinned(shares: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def mask_targets(
-    batch: Sample, shares: torch.Tensor, chosen: torch.Tensor
+    batch: Crop, shares: torch.Tensor, chosen: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Lesion masks and organ regions of the chosen abnormalities, both (B, T, D, H, W) bool."""
     label = {o.name: o.label for o in organs()}
@@ -331,7 +331,7 @@ def _localization(scene: _Scene) -> torch.Tensor:
     return localization_loss(torch.cat(rows), torch.cat(masses))
 
 
-def _snippets(model: SightlineModel, slabs: torch.Tensor, batch: Sample) -> torch.Tensor:
+def _snippets(model: SightlineModel, slabs: torch.Tensor, batch: Crop) -> torch.Tensor:
     """Every report sentence of a scan against the scan's own slabs."""
     pairs = [(b, s) for b, own in enumerate(batch.snippets) for s in own]
     if not pairs:

@@ -34,7 +34,7 @@ from training.logbook import LogBook, has_tensorboard
 from training.mask_evidence import evidence_for
 from training.objective import objective
 from training.phantom_data import phantom_crops
-from training.samples import Sample, collate
+from training.samples import Crop, collate
 from training.settings import Settings, Switches, learning_rate
 from training.stored_windows import StoredWindows, window_files
 from training.text_bank import TextBank
@@ -138,7 +138,7 @@ class Run:
             )
         return files[first:last]
 
-    def data(self) -> IterableDataset[Sample]:
+    def data(self) -> IterableDataset[Crop]:
         """The samples that have not been read yet."""
         s, batch = self.settings, int(self.settings.optimiser["batch"])
         if not self.windows:
@@ -156,7 +156,7 @@ class Run:
         """bfloat16 where it is fast: without hardware for it a step takes minutes."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=supports_bf16(self.device))
 
-    def read(self, bank: TextBank, batch: Sample) -> None:
+    def read(self, bank: TextBank, batch: Crop) -> None:
         """What is done once with a batch before updates: voxels or candidates of it into the memory."""
         rng = np.random.default_rng([self.settings.data["seed"], 98, self.read_batches])
         with self.precision():
@@ -167,7 +167,7 @@ class Run:
                 self.candidates.add(read_candidates(self.model, bank, batch, rng, threshold))
         self.read_batches += 1
 
-    def losses(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def losses(self, bank: TextBank, batch: Crop, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The losses of one update by name."""
         s, found = self.settings, {}
         if s.lesion_voxels:
@@ -325,7 +325,7 @@ class Run:
                     last_save = time.monotonic()
         self.save()
 
-    def _update(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
+    def _update(self, bank: TextBank, batch: Crop, rng: np.random.Generator) -> dict[str, float]:
         """What one batch teaches: one update, in the lesion stages as many as the config says."""
         batch = batch.to(self.device)
         if batch.evidence is not None:
@@ -334,7 +334,7 @@ class Run:
         updates = self.settings.records.get("updates", 1)
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
 
-    def _descend(self, bank: TextBank, batch: Sample, rng: np.random.Generator) -> dict[str, float]:
+    def _descend(self, bank: TextBank, batch: Crop, rng: np.random.Generator) -> dict[str, float]:
         s = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, s) * group["rate"]

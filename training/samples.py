@@ -35,7 +35,7 @@ AnatomySource = Callable[[np.random.Generator], Anatomy]
 
 
 @dataclass(frozen=True)
-class Sample:
+class Crop:
     """One crop.
 
     Attributes
@@ -63,7 +63,7 @@ class Sample:
     shares: torch.Tensor | None = None
     evidence: torch.Tensor | None = None
 
-    def to(self, device: torch.device) -> Sample:
+    def to(self, device: torch.device) -> Crop:
         """The same on another device."""
         return replace(
             self,
@@ -99,7 +99,7 @@ def crop(
     snippets: Sequence[Snippet] = (),
     *,
     noise_hu: tuple[float, float] = NOISE_HU,
-) -> Sample:
+) -> Crop:
     """A randomly deformed crop of a phantom on the model's grid.
 
     Parameters
@@ -130,7 +130,7 @@ def crop(
         index[lesion.mask_value] = 1 + names.index(lesion.abnormality)
     index[0] = 0
     lesions = index[values]
-    return Sample(
+    return Crop(
         hu=hu[None],
         organs=organ_labels,
         lesions=lesions,
@@ -208,7 +208,7 @@ def _acquire(
 
 
 def _findings(phantom: Phantom, organ_labels: torch.Tensor, lesions: torch.Tensor) -> torch.Tensor:
-    """(A,) truth per abnormality of the dictionary; see `Sample.findings`."""
+    """(A,) truth per abnormality of the dictionary; see `Crop.findings`."""
     label = {o.name: o.label for o in organs()}
     diffuse = {p.abnormality for p in phantom.planted if p.mask_value == 0}
     truth = []
@@ -256,7 +256,7 @@ def schedule(seed: int, stream: int, streams: int, crops: int, pool: int) -> Ite
         yield ticket
 
 
-class PhantomCrops(IterableDataset[Sample]):
+class PhantomCrops(IterableDataset[Crop]):
     """An endless stream of crops, in which nothing depends on where it was entered.
 
     A phantom follows from (seed, its number), a crop from (seed, phantom, its number), their
@@ -295,7 +295,7 @@ class PhantomCrops(IterableDataset[Sample]):
         self.seed, self.start, self.batch, self.crops, self.pool = seed, start, batch, crops, pool
         self.noise_hu = noise_hu
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Crop]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         if info:
@@ -321,12 +321,12 @@ class PhantomCrops(IterableDataset[Sample]):
         return phantom, write_report(phantom, rng).snippets
 
 
-def collate(samples: Sequence[Sample]) -> Sample:
+def collate(samples: Sequence[Crop]) -> Crop:
     """Stack samples: every field gets a leading batch axis. What one has of a frozen encoder, all have."""
     features = [s.features for s in samples if s.features is not None]
     shares = [s.shares for s in samples if s.shares is not None]
     evidence = [s.evidence for s in samples if s.evidence is not None]
-    return Sample(
+    return Crop(
         hu=torch.stack([s.hu for s in samples]),
         organs=torch.stack([s.organs for s in samples]),
         lesions=torch.stack([s.lesions for s in samples]),
@@ -341,8 +341,8 @@ def collate(samples: Sequence[Sample]) -> Sample:
 __all__ = [
     "IGNORE",
     "AnatomySource",
+    "Crop",
     "PhantomCrops",
-    "Sample",
     "Ticket",
     "collate",
     "crop",

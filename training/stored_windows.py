@@ -32,7 +32,7 @@ from core_model.inference import choose_device, supports_bf16
 from core_model.model import SightlineModel
 from core_model.volume import window
 from training.phantom_data import phantom_crops
-from training.samples import Sample, collate
+from training.samples import Crop, collate
 from training.settings import Settings
 from training.snippets import CropSnippet
 
@@ -57,7 +57,7 @@ def encoder_digest(model: SightlineModel) -> str:
 
 
 @torch.no_grad()
-def save_window(model: SightlineModel, sample: Sample, file: Path, *, bf16: bool) -> None:
+def save_window(model: SightlineModel, sample: Crop, file: Path, *, bf16: bool) -> None:
     """Read one crop and write it with its features; the file is there whole or not at all.
 
     Parameters
@@ -86,13 +86,13 @@ def save_window(model: SightlineModel, sample: Sample, file: Path, *, bf16: bool
     part.replace(file)
 
 
-def load_window(file: Path, *, fine: bool, evidence: torch.Tensor | None = None) -> Sample:
+def load_window(file: Path, *, fine: bool, evidence: torch.Tensor | None = None) -> Crop:
     """One crop with its features.
 
     Parameters
     ----------
     fine: with the finest features, of which organ logits are made; they are most of a file.
-    evidence: see `Sample.evidence`.
+    evidence: see `Crop.evidence`.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def load_window(file: Path, *, fine: bool, evidence: torch.Tensor | None = None)
             held = {name: opened.get_tensor(name) for name in names}
             snippets = json.loads(opened.metadata()["snippets"])
             nothing = torch.zeros(1, 0, *held["organs"].shape)
-            return Sample(
+            return Crop(
                 hu=held["hu"].float(),
                 organs=held["organs"],
                 lesions=held["lesions"],
@@ -143,7 +143,7 @@ def window_files(folder: Path, model: SightlineModel) -> list[Path]:
     return files
 
 
-class StoredWindows(IterableDataset[Sample]):
+class StoredWindows(IterableDataset[Crop]):
     """An endless stream of stored windows, all of them in a new order each time round.
 
     Parameters
@@ -151,7 +151,7 @@ class StoredWindows(IterableDataset[Sample]):
     files: of `window_files`, or a part of them.
     seed: of the order; start, batch: as in `training.samples.PhantomCrops`.
     fine: as in `load_window`.
-    evidence: by file name, see `Sample.evidence`; None gives none.
+    evidence: by file name, see `Crop.evidence`; None gives none.
 
     Raises
     ------
@@ -173,7 +173,7 @@ class StoredWindows(IterableDataset[Sample]):
         self.files, self.seed, self.start, self.batch = list(files), seed, start, batch
         self.fine, self.evidence = fine, evidence or {}
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Crop]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         number = self.start + worker  # the loader takes batches from its workers in turn

@@ -11,11 +11,11 @@ import pytest
 
 from tests.tiny import body_volume, tiny_checkpoint
 from tests.training.small_anatomy import small_anatomy
-from training.samples import PhantomCrops, Sample, collate
+from training.samples import Crop, PhantomCrops, collate
 
 
 @pytest.fixture(scope="session")
-def coarse_crops() -> Sample:
+def coarse_crops() -> Crop:
     """Two crops of an anatomy of boxes at the spacing of the tests' model."""
     crops = PhantomCrops([(small_anatomy, 1.0)], (16, 32, 32), 8.0, seed=4, crops=2)
     return collate(list(islice(crops, 2)))

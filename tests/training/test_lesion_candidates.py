@@ -17,7 +17,7 @@ from training.lesion_candidates import (
     candidate_objective,
     read_candidates,
 )
-from training.samples import Sample
+from training.samples import Crop
 from training.text_bank import TextBank
 
 NAMES = [a.name for a in abnormalities()]
@@ -36,12 +36,12 @@ def model() -> SightlineModel:
     return everywhere
 
 
-def read(model: SightlineModel, batch: Sample, threshold: float = 0.3) -> list[Candidates]:
+def read(model: SightlineModel, batch: Crop, threshold: float = 0.3) -> list[Candidates]:
     return read_candidates(model, TextBank.of(model), batch, np.random.default_rng(0), threshold)
 
 
 def test_candidates_of_tumours_come_with_the_score_of_their_mask(
-    model: SightlineModel, coarse_crops: Sample
+    model: SightlineModel, coarse_crops: Crop
 ) -> None:
     found = Candidates.joined(read(model, coarse_crops))
     assert set(found.kind.tolist()) <= set(TUMOURS)
@@ -51,19 +51,17 @@ def test_candidates_of_tumours_come_with_the_score_of_their_mask(
     assert read(model, coarse_crops, threshold=0.9) == [], "no voxel is so probable"
 
 
-def test_true_is_what_touches_a_lesion_of_its_kind(model: SightlineModel, coarse_crops: Sample) -> None:
+def test_true_is_what_touches_a_lesion_of_its_kind(model: SightlineModel, coarse_crops: Crop) -> None:
     [first, *_] = read(model, coarse_crops)
     kind = int(first.kind[0])
     for value, expected in ((kind + 1, True), (0, False), (1 + NAMES.index("liver_cyst"), False)):
         lesions = torch.full_like(coarse_crops.lesions, value)
-        [again, *_] = read(
-            model, Sample(coarse_crops.hu, coarse_crops.organs, lesions, coarse_crops.findings)
-        )
+        [again, *_] = read(model, Crop(coarse_crops.hu, coarse_crops.organs, lesions, coarse_crops.findings))
         assert bool(again.true[again.kind == kind].all()) is expected
         assert not bool(again.true[again.kind != kind].any())
 
 
-def test_only_the_judge_is_trained_and_it_learns(model: SightlineModel, coarse_crops: Sample) -> None:
+def test_only_the_judge_is_trained_and_it_learns(model: SightlineModel, coarse_crops: Crop) -> None:
     bank, found = TextBank.of(model), Candidates.joined(read(model, coarse_crops))
     found = Candidates.joined([found, found])
     half = torch.arange(len(found)) < len(found) // 2

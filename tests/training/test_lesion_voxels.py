@@ -24,7 +24,7 @@ from training.lesion_voxels import (
 )
 from training.losses import NEGATIVE_WEIGHT, lesion_voxel_loss
 from training.objective import mask_targets, organ_shares
-from training.samples import Sample
+from training.samples import Crop
 from training.text_bank import TextBank
 
 A = len(abnormalities())
@@ -35,13 +35,13 @@ def model() -> SightlineModel:
     return tiny_model()
 
 
-def planted(at: tuple[int, int, int], abnormality: int) -> Sample:
+def planted(at: tuple[int, int, int], abnormality: int) -> Crop:
     """One window, half of it liver, with one lesion of 27 voxels or what of it lies in the window."""
     shape = (1, 16, 24, 32)
     lesions, organs = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
     lesions[0][tuple(slice(max(0, c - 1), c + 2) for c in at)] = abnormality + 1
     organs[..., :16] = organ("liver").label
-    return Sample(torch.zeros(1, *shape), organs, lesions, torch.zeros(1, A))
+    return Crop(torch.zeros(1, *shape), organs, lesions, torch.zeros(1, A))
 
 
 @settings(max_examples=30, deadline=None)
@@ -70,7 +70,7 @@ def test_every_voxel_of_a_small_lesion_is_kept_once_and_organs_beside(
 
 def test_a_window_of_nothing_gives_no_voxels(model: SightlineModel) -> None:
     sample = planted((0, 0, 0), 0)
-    empty = Sample(
+    empty = Crop(
         sample.hu, torch.zeros_like(sample.organs), torch.zeros_like(sample.lesions), sample.findings
     )
     [found] = read_voxels(model, TextBank.of(model), empty, np.random.default_rng(0))
@@ -78,7 +78,7 @@ def test_a_window_of_nothing_gives_no_voxels(model: SightlineModel) -> None:
     assert float(lesion_voxel_loss(torch.zeros(0, A), found.target, found.judged)) == 0
 
 
-def test_what_is_kept_is_what_the_window_says_there(model: SightlineModel, coarse_crops: Sample) -> None:
+def test_what_is_kept_is_what_the_window_says_there(model: SightlineModel, coarse_crops: Crop) -> None:
     windows = read_voxels(model, TextBank.of(model), coarse_crops, np.random.default_rng(0))
     target, region = mask_targets(coarse_crops, organ_shares(coarse_crops.organs), torch.arange(A))
     assert len(windows) == 2
@@ -105,7 +105,7 @@ def judging_by_brightness(model: SightlineModel) -> SightlineModel:
 
 
 def worst_of(
-    model: SightlineModel, sample: Sample, bright: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
+    model: SightlineModel, sample: Crop, bright: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> Voxels:
     """The voxels that are kept when every voxel is a candidate and none is sure."""
     every = torch.ones(sample.organs.shape[1:]).nonzero()
@@ -113,7 +113,7 @@ def worst_of(
     hu = torch.full_like(sample.hu, 60.0)
     for at in bright:
         hu[0, 0][at] = 200.0
-    own = Sample(hu, sample.organs, sample.lesions, sample.findings)
+    own = Crop(hu, sample.organs, sample.lesions, sample.findings)
     [found] = read_voxels(judging_by_brightness(model), TextBank.of(model), own, np.random.default_rng(0))
     return found
 
@@ -122,7 +122,7 @@ def test_the_worst_voxels_of_an_organ_are_kept(
     model: SightlineModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = planted((8, 12, 8), 0)
-    nothing = Sample(sample.hu, sample.organs, torch.zeros_like(sample.lesions), sample.findings)
+    nothing = Crop(sample.hu, sample.organs, torch.zeros_like(sample.lesions), sample.findings)
     found = worst_of(model, nothing, [(2, 3, 4), (9, 20, 11), (4, 4, 30)], monkeypatch)
     # Two of the three lie in the liver; all that is kept besides fills up what is wanted per text.
     assert int((found.read[:, 1] > 0.7).sum()) == 2
@@ -163,7 +163,7 @@ def test_loss_weighs_the_means_of_both_sides_and_judges_nothing_else() -> None:
     assert float(lesion_voxel_loss(false, target, target)) == pytest.approx(np.log(2)), "only what is judged"
 
 
-def test_only_the_lesion_part_is_trained(model: SightlineModel, coarse_crops: Sample) -> None:
+def test_only_the_lesion_part_is_trained(model: SightlineModel, coarse_crops: Crop) -> None:
     model.freeze(["encoder"])
     bank, rng = TextBank.of(model), np.random.default_rng(0)
     voxels = Voxels.joined(read_voxels(model, bank, coarse_crops, rng))
@@ -172,7 +172,7 @@ def test_only_the_lesion_part_is_trained(model: SightlineModel, coarse_crops: Sa
     assert trained == {"lesion_decoder", "text_to_mask"}
 
 
-def test_a_few_steps_find_the_lesions(model: SightlineModel, coarse_crops: Sample) -> None:
+def test_a_few_steps_find_the_lesions(model: SightlineModel, coarse_crops: Crop) -> None:
     model.freeze(["encoder"])
     bank = TextBank.of(model)
     voxels = Voxels.joined(read_voxels(model, bank, coarse_crops, np.random.default_rng(0)))

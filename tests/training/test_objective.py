@@ -18,11 +18,11 @@ from tests.training.small_anatomy import small_anatomy
 from training.objective import LOSSES, POOLED_CELLS, Plan, TextBank, objective, organ_shares, thinned
 from training.phantoms.tissues import IGNORE
 from training.prompts import texts_against, texts_for, texts_of_organ
-from training.samples import PhantomCrops, Sample, collate
+from training.samples import Crop, PhantomCrops, collate
 
 
 @pytest.fixture(scope="module")
-def batch() -> Sample:
+def batch() -> Crop:
     crops = PhantomCrops([(small_anatomy, 1.0)], (16, 32, 32), 6.0, seed=4, crops=2)
     return collate(list(islice(crops, 2)))
 
@@ -34,7 +34,7 @@ def model() -> SightlineModel:
 
 @pytest.mark.parametrize("pooling", ["mean", "attention", "both"])
 @pytest.mark.parametrize("projectors", ["shared", "separate"])
-def test_losses_are_finite_and_train_every_part(pooling: str, projectors: str, batch: Sample) -> None:
+def test_losses_are_finite_and_train_every_part(pooling: str, projectors: str, batch: Crop) -> None:
     model = tiny_model(spacing_mm=6.0, pooling=pooling, projectors=projectors)
     model.freeze(["judge"])  # trained by `training.lesion_candidates`
     losses = objective(model, TextBank.of(model), batch, np.random.default_rng(0), Plan())
@@ -62,7 +62,7 @@ def test_small_organs_are_pooled_whole_and_large_ones_over_a_sample() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_each_loss_can_be_had_alone(name: str, model: SightlineModel, batch: Sample) -> None:
+def test_each_loss_can_be_had_alone(name: str, model: SightlineModel, batch: Crop) -> None:
     losses = objective(
         model, TextBank.of(model), batch, np.random.default_rng(0), Plan(losses=frozenset({name}))
     )
@@ -71,9 +71,7 @@ def test_each_loss_can_be_had_alone(name: str, model: SightlineModel, batch: Sam
     assert model.image.stem.weight.grad is not None
 
 
-def test_findings_that_frozen_masks_have_not_learnt_are_left_out(
-    model: SightlineModel, batch: Sample
-) -> None:
+def test_findings_that_frozen_masks_have_not_learnt_are_left_out(model: SightlineModel, batch: Crop) -> None:
     plan = Plan(losses=frozenset({"findings"}), n_texts=len(abnormalities()))
 
     def loss(evidence: torch.Tensor, findings: torch.Tensor) -> float:
@@ -90,7 +88,7 @@ def test_findings_that_frozen_masks_have_not_learnt_are_left_out(
     assert loss(evidence + 1, batch.findings) != pytest.approx(loss(evidence, batch.findings))
 
 
-def test_what_is_not_planned_is_not_computed(model: SightlineModel, batch: Sample) -> None:
+def test_what_is_not_planned_is_not_computed(model: SightlineModel, batch: Crop) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("the lesion decoder ran")
 
@@ -106,7 +104,7 @@ def test_a_loss_that_does_not_exist() -> None:
         Plan(losses=frozenset({"organ"}))
 
 
-def test_the_generator_decides(model: SightlineModel, batch: Sample) -> None:
+def test_the_generator_decides(model: SightlineModel, batch: Crop) -> None:
     bank = TextBank.of(model)
     a, b, c = (
         torch.stack(list(objective(model, bank, batch, np.random.default_rng(s), Plan(n_texts=4)).values()))
@@ -116,8 +114,8 @@ def test_the_generator_decides(model: SightlineModel, batch: Sample) -> None:
     assert not torch.equal(a, c)
 
 
-def test_a_batch_of_unknown_things_is_finite(model: SightlineModel, batch: Sample) -> None:
-    unknown = Sample(
+def test_a_batch_of_unknown_things_is_finite(model: SightlineModel, batch: Crop) -> None:
+    unknown = Crop(
         hu=batch.hu,
         organs=torch.full_like(batch.organs, IGNORE),
         lesions=torch.zeros_like(batch.lesions),
@@ -128,7 +126,7 @@ def test_a_batch_of_unknown_things_is_finite(model: SightlineModel, batch: Sampl
     assert float(losses["findings"].detach()) == float(losses["localization"].detach()) == 0
 
 
-def test_a_few_steps_lower_the_loss(model: SightlineModel, batch: Sample) -> None:
+def test_a_few_steps_lower_the_loss(model: SightlineModel, batch: Crop) -> None:
     bank = TextBank.of(model)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     totals = []

@@ -20,8 +20,8 @@ from training.phantoms.scanner import scan
 from training.phantoms.tissues import Anatomy, Phantom
 from training.samples import (
     MIN_ORGAN_VOXELS,
+    Crop,
     PhantomCrops,
-    Sample,
     Ticket,
     collate,
     crop,
@@ -38,7 +38,7 @@ def phantom_with(*wanted: tuple[str, float]) -> Phantom:
     return scan(planting, SPACING_MM, np.random.default_rng(1), "portal venous")
 
 
-def crops_of(phantom: Phantom, n: int, window: tuple[int, int, int] = WINDOW) -> list[Sample]:
+def crops_of(phantom: Phantom, n: int, window: tuple[int, int, int] = WINDOW) -> list[Crop]:
     return [crop(phantom, np.random.default_rng(s), window, 8.0) for s in range(n)]
 
 
@@ -124,7 +124,7 @@ def test_a_phantom_without_lesions_or_body_is_cropped_too() -> None:
 def test_as_much_noise_as_asked_for() -> None:
     phantom = phantom_with(("liver_tumour", 40.0))
 
-    def noisy(fine: float, coarse: float) -> list[Sample]:
+    def noisy(fine: float, coarse: float) -> list[Crop]:
         rngs = [np.random.default_rng(s) for s in range(8)]
         return [crop(phantom, rng, WINDOW, 8.0, noise_hu=(fine, coarse)) for rng in rngs]
 
@@ -135,7 +135,7 @@ def test_as_much_noise_as_asked_for() -> None:
         assert all(torch.equal(a.organs, b.organs) for a, b in zip(noisy(fine, coarse), still, strict=True))
 
 
-def same(a: Sample, b: Sample) -> bool:
+def same(a: Crop, b: Crop) -> bool:
     return all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("hu", "organs", "lesions", "findings"))
 
 
@@ -154,7 +154,7 @@ def test_crops_of_one_phantom_differ() -> None:
 def test_a_stream_goes_on_where_it_was_left(workers: int) -> None:
     """Batches n.. of a stream that starts at n are those of a stream that starts at 0."""
 
-    def batches(start: int, n: int) -> list[Sample]:
+    def batches(start: int, n: int) -> list[Crop]:
         crops = PhantomCrops(
             [(small_anatomy, 1.0)], WINDOW, 8.0, seed=1, start=start, batch=2, crops=3, pool=2
         )
