@@ -15,6 +15,7 @@ import torch
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
 from core_model.model import SightlineModel
+from training.own_words import NORMAL, NOTHING
 from training.prompts import texts_for
 from training.text_bank import TextBank
 
@@ -29,13 +30,14 @@ class OrganSentences:
     ----------
     sample, organ: (N,) int64, scan and organ index (from 0) of each.
     sentence: (N, width) embedding of the text tower.
-    meaning: what each sentence says: organ index and the abnormalities it affirms.
+    meaning: what each sentence says: organ index and the abnormalities it affirms; of a report's own words
+        the number that `training.own_words.meaning_of` gives them.
     """
 
     sample: torch.Tensor
     organ: torch.Tensor
     sentence: torch.Tensor
-    meaning: tuple[tuple[int, tuple[int, ...]], ...]
+    meaning: tuple[tuple[int, tuple[int, ...] | int], ...]
 
 
 def abnormalities_of() -> dict[int, list[int]]:
@@ -52,21 +54,32 @@ def organ_sentences(
     findings: torch.Tensor,
     in_view: torch.Tensor,
     rng: np.random.Generator,
+    *,
+    said: torch.Tensor | None = None,
+    said_code: torch.Tensor | None = None,
 ) -> OrganSentences:
-    """One sentence for every organ in view.
+    """One sentence for every organ in view: the report's own, else a wording of what is known of it.
 
     Parameters
     ----------
     findings: (B, A) 1 present, 0 absent, -1 unknown. An organ of which nothing is known to be
         present and something is unknown gets no sentence.
     in_view: (B, O) bool.
+    said, said_code: of `training.own_words.own_words_rows`; None where no scan has words of its own.
     """
     truth, of = findings.cpu(), abnormalities_of()
+    codes = None if said_code is None else said_code.cpu()
     rows: list[tuple[int, int]] = []
-    meaning: list[tuple[int, tuple[int, ...]]] = []
+    meaning: list[tuple[int, tuple[int, ...] | int]] = []
     sentences: list[torch.Tensor | None] = []
     joined: list[str] = []
     for b, o in in_view.nonzero().cpu().tolist():
+        code = NOTHING if codes is None else int(codes[b, o])
+        if said is not None and code != NOTHING:
+            rows.append((b, o))
+            meaning.append((o, () if code == NORMAL else code))
+            sentences.append(said[b, o])
+            continue
         known = {i: float(truth[b, i]) for i in of.get(o, [])}
         positive = tuple(i for i, value in known.items() if value == 1)
         if not positive and -1 in known.values():
@@ -99,7 +112,7 @@ def same_meaning(sentences: OrganSentences) -> torch.Tensor:
     Identical texts of one organ do, and so do two normal sentences of it, whatever their words;
     that other wordings of the same abnormalities count as well is our choice.
     """
-    numbers: dict[tuple[int, tuple[int, ...]], int] = {}
+    numbers: dict[tuple[int, tuple[int, ...] | int], int] = {}
     code = torch.tensor([numbers.setdefault(m, len(numbers)) for m in sentences.meaning], dtype=torch.int64)
     code = code.to(sentences.sample.device)
     return code[:, None] == code[None]

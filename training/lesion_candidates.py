@@ -20,7 +20,7 @@ from core_model.grounding import text_masks
 from core_model.masks import Region, region_of
 from core_model.model import SightlineModel
 from core_model.volume import window
-from training.objective import encode
+from training.crop_views import encode
 from training.samples import Crop
 from training.text_bank import TextBank, draw
 from training.window_memory import Records

@@ -20,8 +20,8 @@ from core_model.abnormality import abnormalities
 from core_model.model import EncodedText, SightlineModel
 from core_model.pooling import box_max
 from core_model.volume import window
+from training.crop_views import features_of, mask_targets, organ_shares
 from training.losses import lesion_voxel_loss
-from training.objective import features_of, mask_targets, organ_shares
 from training.samples import Crop
 from training.text_bank import TextBank, draw
 from training.window_memory import Records

@@ -1,5 +1,9 @@
 """The losses of grounded pretraining, each a pure function on tensors.
 
+Where a loss couples the scans of a batch (a Dice over all of them, a mean over what is present), it comes in
+two parts: ``..._rows`` says what is needed of each scan, ``..._of`` makes the loss of many. So scans may have
+been seen on different devices, or one after another (`training.views`).
+
 Organ masks (Dice and cross entropy), text-conditioned masks, prompt-based disease supervision
 (RadFinder), organ-text alignment (CT-GLIP), localization in the scan (RadFinder's Gaussian
 target, here over all grid cells; our choice) and report-volume alignment (SigLIP).
@@ -18,39 +22,67 @@ SMOOTH_VOXELS = 10.0
 NEGATIVE_WEIGHT = 10.0  # of voxels outside of a lesion; our choice
 
 
-def organ_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross entropy plus one minus mean soft Dice over the organs present.
+def organ_rows(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """What `organ_loss` needs of each scan: sums over its voxels, which add up over scans.
 
     Parameters
     ----------
     logits: (B, 1 + O, D, H, W).
     target: (B, D, H, W) uint8 with `IGNORE` where unknown.
+
+    Returns
+    -------
+    (B, 4, 1 + O), per class: log probability of its voxels, soft size, soft overlap, size.
     """
     n = logits.shape[1]
     known = (target != IGNORE)[:, None]  # (B, 1, D, H, W)
     labels = torch.where(known, target[:, None].long(), 0)
     # Gather and scatter instead of a one-hot target: 37 channels of it would cost more than the network.
     log_probability = logits.float().log_softmax(1)
-    own = log_probability.gather(1, labels) * known  # (B, 1, D, H, W)
-    entropy = -own.sum() / known.sum().clamp_min(1)
-    total = (log_probability.exp() * known).sum((0, 2, 3, 4))  # (1 + O,)
-    flat = labels[known]
-    overlap = torch.zeros_like(total).index_add(0, flat, own.exp()[known])
-    count = torch.bincount(flat, minlength=n).to(total)
+    own = log_probability.gather(1, labels)  # (B, 1, D, H, W)
+    total = (log_probability.exp() * known).sum((2, 3, 4))  # (B, 1 + O)
+    cells = (labels + torch.arange(len(labels), device=labels.device).view(-1, 1, 1, 1, 1) * n)[known]
+    own = own[known]
+    empty = own.new_zeros(len(labels) * n)
+    sums = [empty.index_add(0, cells, values) for values in (own, own.exp(), torch.ones_like(own))]
+    likelihood, overlap, count = (each.view(-1, n) for each in sums)
+    return torch.stack([likelihood, total, overlap, count], 1)
+
+
+def organ_loss_of(rows: torch.Tensor) -> torch.Tensor:
+    """Cross entropy plus one minus mean soft Dice over the organs present, of all scans together.
+
+    Parameters
+    ----------
+    rows: (B, 4, 1 + O) of `organ_rows`.
+    """
+    likelihood, total, overlap, count = rows.sum(0)  # (1 + O,) each
+    entropy = -likelihood.sum() / count.sum().clamp_min(1)
     present = count > 8
     present[0] = False
     dice = (2 * overlap + 1) / (total + count + 1)
-    return entropy + 1 - dice[present].mean() if bool(present.any()) else entropy
+    if not bool(present.any()):
+        return entropy
+    return torch.add(entropy + 1, dice[present].mean(), alpha=-1)
 
 
-def mask_loss(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
-    """Text-conditioned masks: cross entropy (weighted towards the organ) and Dice where present.
+def organ_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """`organ_loss_of` of `organ_rows`."""
+    return organ_loss_of(organ_rows(logits, target))
+
+
+def mask_rows(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """What `mask_loss` needs of each scan and text.
 
     Parameters
     ----------
     logits: (B, A, D, H, W).
     target: (B, A, D, H, W) bool.
     region: (B, A, D, H, W) bool, the organ of each text; outside errors count a tenth.
+
+    Returns
+    -------
+    (B, A, 3): cross entropy (weighted towards the organ), soft Dice, and 1 where the text is in the scan.
     """
     logits = logits.float()
     truth = target.float()
@@ -65,8 +97,24 @@ def mask_loss(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) 
     total = probability.sum(dims) + truth.sum(dims)
     dice = (2 * overlap + SMOOTH_VOXELS) / (total + SMOOTH_VOXELS)
     present = target.any(-1).any(-1).any(-1)
-    dice_loss = (1 - dice)[present].mean() if bool(present.any()) else logits.sum() * 0
-    return focus.mean() + 2 * everywhere.mean() + dice_loss
+    return torch.stack([focus + 2 * everywhere, dice, present.float()], -1)
+
+
+def mask_loss_of(rows: torch.Tensor) -> torch.Tensor:
+    """Text-conditioned masks: mean cross entropy, plus one minus mean Dice where present.
+
+    Parameters
+    ----------
+    rows: (B, A, 3) of `mask_rows`.
+    """
+    entropy, dice, present = rows.unbind(-1)
+    found = present > 0
+    return entropy.mean() + (1 - dice[found]).mean() if bool(found.any()) else entropy.mean()
+
+
+def mask_loss(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """`mask_loss_of` of `mask_rows`."""
+    return mask_loss_of(mask_rows(logits, target, region))
 
 
 def lesion_voxel_loss(logits: torch.Tensor, target: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
@@ -100,19 +148,23 @@ def finding_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits[known], truth[known])
 
 
-def localization_loss(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-    """Cross entropy between the softmax over grid cells and where the text's target lies.
+def localization_losses(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """Cross entropy between the softmax over grid cells and where each text's target lies.
 
     Parameters
     ----------
     logits: (N, d, h, w) scaled cosines, one row per text that is in the scan.
     mass: (N, d, h, w) share of the target per cell; any positive sum.
+
+    Returns
+    -------
+    (N,), one loss per text.
     """
-    if logits.shape[0] == 0:
-        return logits.sum() * 0
+    if len(logits) == 0:
+        return logits.new_zeros(0)
     target = F.avg_pool3d(mass[:, None], 3, 1, 1)[:, 0] + mass  # a little blur: neighbours are not wrong
     target = target.flatten(1) / target.flatten(1).sum(1, keepdim=True).clamp_min(1e-6)
-    return -(target * logits.float().flatten(1).log_softmax(1)).sum(1).mean()
+    return -(target * logits.float().flatten(1).log_softmax(1)).sum(1)
 
 
 def organ_text_loss(

@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
 from core_model.image_encoder import ImageFeatures
+from training.own_words import OwnWords
 from training.phantoms.fields import gaussian_blur, smooth_noise, uniform
 from training.phantoms.lesions import plant
 from training.phantoms.reports import Snippet, write_report
@@ -46,6 +47,8 @@ class Crop:
     findings: (A,) float32: 1 present, 0 absent, -1 unknown (organ not in view, or a mere rim).
     snippets: report sentences with their slice, of each scan of a batch (a single crop is a
         batch of one here); empty where there is no report.
+    words: what the scan's own report says, of each scan of a batch; empty where all are described by the
+        dictionary's wordings.
     features: what a frozen encoder gave for `hu` (`training.stored_windows`), with a batch axis even
         for a single crop; None where the encoder has yet to read it.
     shares: (O, D/2, H/2, W/2) float32, share of each half-resolution cell that the frozen encoder
@@ -59,6 +62,7 @@ class Crop:
     lesions: torch.Tensor
     findings: torch.Tensor
     snippets: tuple[tuple[CropSnippet, ...], ...] = ()
+    words: tuple[OwnWords, ...] = ()
     features: ImageFeatures | None = None
     shares: torch.Tensor | None = None
     evidence: torch.Tensor | None = None
@@ -326,12 +330,14 @@ def collate(samples: Sequence[Crop]) -> Crop:
     features = [s.features for s in samples if s.features is not None]
     shares = [s.shares for s in samples if s.shares is not None]
     evidence = [s.evidence for s in samples if s.evidence is not None]
+    spoken = any(s.words for s in samples)
     return Crop(
         hu=torch.stack([s.hu for s in samples]),
         organs=torch.stack([s.organs for s in samples]),
         lesions=torch.stack([s.lesions for s in samples]),
         findings=torch.stack([s.findings for s in samples]),
         snippets=tuple(one for s in samples for one in s.snippets),
+        words=tuple(one for s in samples for one in s.words or (OwnWords(),)) if spoken else (),
         features=_each(features, torch.cat) if features else None,
         shares=torch.stack(shares) if shares else None,
         evidence=torch.stack(evidence) if evidence else None,

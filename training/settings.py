@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core_model.abnormality import abnormalities
-from training.objective import Plan
+from training.plan import Plan
 
 OPTIONAL = {"lesion_candidates", "lesion_voxels", "switches"}
 

@@ -65,19 +65,21 @@ def gaussian_target(position_mm: torch.Tensor, n_slabs: int, slab_mm: float) -> 
     return (-0.5 * gap**2).softmax(1)
 
 
-def snippet_loss(
+def snippet_losses(
     slabs: torch.Tensor, text: torch.Tensor, sample: torch.Tensor, position_mm: torch.Tensor, slab_mm: float
 ) -> torch.Tensor:
-    """Cross entropy between the softmax of cosines over the scan's slabs and a Gaussian.
+    """Cross entropy between the softmax of cosines over the scan's slabs and a Gaussian, of each text.
 
     Parameters
     ----------
     slabs: (B, d, E) unit length.
     text: (N, E) unit length; sample: (N,) int64, the scan of each text.
     position_mm: (N,) as in `gaussian_target`.
+
+    Returns
+    -------
+    (N,)
     """
-    if len(text) == 0:
-        return slabs.sum() * 0
     cosine = torch.einsum("nde,ne->nd", slabs[sample], text)
     target = gaussian_target(position_mm, slabs.shape[1], slab_mm)
-    return -(target * (cosine.float() / TEMPERATURE).log_softmax(1)).sum(1).mean()
+    return -(target * (cosine.float() / TEMPERATURE).log_softmax(1)).sum(1)

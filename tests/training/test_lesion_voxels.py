@@ -13,6 +13,7 @@ from core_model.anatomy import organ
 from core_model.model import SightlineModel
 from tests.tiny import tiny_model
 from tests.training.tiny_run import descend
+from training.crop_views import mask_targets, organ_shares
 from training.lesion_voxels import (
     PER_LESION,
     PER_TEXT,
@@ -23,7 +24,6 @@ from training.lesion_voxels import (
     read_voxels,
 )
 from training.losses import NEGATIVE_WEIGHT, lesion_voxel_loss
-from training.objective import mask_targets, organ_shares
 from training.samples import Crop
 from training.text_bank import TextBank
 

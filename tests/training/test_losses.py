@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from training.losses import (
     finding_loss,
     lesion_voxel_loss,
-    localization_loss,
+    localization_losses,
     mask_loss,
     organ_loss,
     organ_text_loss,
@@ -109,8 +109,8 @@ def test_finding_loss_where_nothing_is_known() -> None:
 def test_localization_loss_of_equal_cells_is_their_log_count() -> None:
     mass = torch.zeros(2, 4, 4, 4)
     mass[:, 1, 1, 1] = 5
-    loss = localization_loss(torch.zeros(2, 4, 4, 4), mass)
-    assert float(loss) == pytest.approx(math.log(64), rel=1e-5)
+    loss = localization_losses(torch.zeros(2, 4, 4, 4), mass)
+    assert loss.tolist() == pytest.approx([math.log(64)] * 2, rel=1e-5)
 
 
 def test_localization_loss_prefers_the_place() -> None:
@@ -118,12 +118,12 @@ def test_localization_loss_prefers_the_place() -> None:
     mass[0, 2, 2, 2] = 1
     here, near, far = (torch.zeros(1, 5, 5, 5) for _ in range(3))
     here[0, 2, 2, 2] = near[0, 2, 2, 3] = far[0, 0, 0, 0] = 5
-    losses = [float(localization_loss(x, mass)) for x in (here, near, far)]
+    losses = [float(localization_losses(x, mass)) for x in (here, near, far)]
     assert losses[0] < losses[1] < losses[2]
 
 
 def test_localization_loss_of_no_text() -> None:
-    assert float(localization_loss(torch.zeros(0, 2, 2, 2), torch.zeros(0, 2, 2, 2))) == 0
+    assert float(localization_losses(torch.zeros(0, 2, 2, 2), torch.zeros(0, 2, 2, 2)).sum()) == 0
 
 
 def test_organ_text_loss_of_a_perfect_match() -> None:
@@ -158,7 +158,7 @@ def test_losses_are_never_negative(seed: int) -> None:
     labels = torch.randint(0, 3, (1, 4, 4, 4), generator=generator, dtype=torch.uint8)
     assert float(mask_loss(logits, target, region)) >= 0
     assert float(organ_loss(logits, labels)) >= 0
-    assert float(localization_loss(logits[0], target[0].float() + 1e-3)) >= 0
+    assert float(localization_losses(logits[0], target[0].float() + 1e-3).min()) >= 0
 
 
 def test_lesion_voxel_loss_orders_answers_and_judges_nothing_outside() -> None:

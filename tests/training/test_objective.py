@@ -15,10 +15,13 @@ from core_model.anatomy import organ, organs
 from core_model.model import SightlineModel
 from tests.tiny import tiny_model
 from tests.training.small_anatomy import small_anatomy
-from training.objective import LOSSES, POOLED_CELLS, Plan, TextBank, objective, organ_shares, thinned
+from training.crop_views import POOLED_CELLS, organ_shares, thinned
+from training.objective import objective
 from training.phantoms.tissues import IGNORE
+from training.plan import LOSSES, Plan
 from training.prompts import texts_against, texts_for, texts_of_organ
 from training.samples import Crop, PhantomCrops, collate
+from training.text_bank import TextBank
 
 
 @pytest.fixture(scope="module")

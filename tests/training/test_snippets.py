@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.phantoms.reports import Snippet
-from training.snippets import SIGMA_MM, CropSnippet, gaussian_target, snippet_loss, snippets_in
+from training.snippets import SIGMA_MM, CropSnippet, gaussian_target, snippet_losses, snippets_in
 
 
 @given(st.floats(0, 200), st.integers(1, 40), st.floats(2, 12))
@@ -38,12 +38,12 @@ def test_loss_is_least_where_the_right_slab_agrees() -> None:
     for k in (10, 12, 18):
         there = slabs.clone()
         there[1, k] = text
-        losses.append(float(snippet_loss(there, text, torch.tensor([1]), torch.tensor([126.0]), 12.0)))
+        losses.append(float(snippet_losses(there, text, torch.tensor([1]), torch.tensor([126.0]), 12.0)))
     assert losses[0] < losses[1] < losses[2]
     other = slabs.clone()
     other[0, 18] = text  # another scan's slabs do not matter
-    flat = float(snippet_loss(slabs, text, torch.tensor([1]), torch.tensor([126.0]), 12.0))
-    assert float(snippet_loss(other, text, torch.tensor([1]), torch.tensor([126.0]), 12.0)) == flat
+    flat = float(snippet_losses(slabs, text, torch.tensor([1]), torch.tensor([126.0]), 12.0))
+    assert float(snippet_losses(other, text, torch.tensor([1]), torch.tensor([126.0]), 12.0)) == flat
 
 
 def test_gradient_descent_finds_the_place() -> None:
@@ -53,7 +53,7 @@ def test_gradient_descent_finds_the_place() -> None:
     optimiser = torch.optim.Adam([raw], lr=0.1)
     for _ in range(60):
         slabs = F.normalize(raw, dim=-1)
-        loss = snippet_loss(slabs, text, torch.tensor([0]), torch.tensor([40.0]), 8.0)
+        loss = snippet_losses(slabs, text, torch.tensor([0]), torch.tensor([40.0]), 8.0).mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -64,7 +64,7 @@ def test_gradient_descent_finds_the_place() -> None:
 def test_no_snippet_costs_nothing() -> None:
     slabs = torch.randn(1, 4, 3, requires_grad=True)
     none = torch.zeros(0)
-    loss = snippet_loss(slabs, torch.zeros(0, 3), none.long(), none, 8.0)
+    loss = snippet_losses(slabs, torch.zeros(0, 3), none.long(), none, 8.0).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == 0
 

@@ -19,8 +19,8 @@ from core_model.volume import window
 from tests.training.tiny_run import go, shrink, small_config
 from training import stored_windows
 from training.baselines import vanilla_clip
+from training.crop_views import encode
 from training.mask_evidence import evidence_for
-from training.objective import encode
 from training.phantom_data import phantom_crops
 from training.pretrain import Run
 from training.samples import collate
