@@ -33,9 +33,10 @@ from core_model.reader import searched
 from training.labelled import LabelledCase, LabelledCrops, LabelledFiles, labelled_files, load_case
 from training.lesion_voxels import text_logits
 from training.losses import lesion_voxel_loss
-from training.pretrain import STAGE_KEYS, Run, follow
+from training.run import Run, follow
 from training.samples import Crop
 from training.settings import Settings
+from training.start import STAGE_KEYS
 from training.text_bank import TextBank, draw
 
 KEEP_WEIGHT = 1.0  # of the agreement with the checkpoint on other abnormalities; our choice

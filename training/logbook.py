@@ -62,6 +62,19 @@ class LogBook:
                 self._events.add_scalar(name, value, step)
 
 
+class NoLog:
+    """Takes what is logged and keeps nothing, for all processes but the first."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def write(self, step: int, losses: dict[str, float], **figures: float) -> None:
+        """Nothing is written."""
+
+
 def _step(line: str) -> float:
     """The step of a log line; one that was cut off while it was written is of no step."""
     try:

@@ -56,14 +56,12 @@ def organ_loss_of(rows: torch.Tensor) -> torch.Tensor:
     ----------
     rows: (B, 4, 1 + O) of `organ_rows`.
     """
-    likelihood, total, overlap, count = rows.sum(0)  # (1 + O,) each
+    likelihood, total, overlap, count = rows.sum(0).unbind(0)  # (1 + O,) each
     entropy = -likelihood.sum() / count.sum().clamp_min(1)
     present = count > 8
     present[0] = False
     dice = (2 * overlap + 1) / (total + count + 1)
-    if not bool(present.any()):
-        return entropy
-    return torch.add(entropy + 1, dice[present].mean(), alpha=-1)
+    return entropy + 1 - dice[present].mean() if bool(present.any()) else entropy
 
 
 def organ_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

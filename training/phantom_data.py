@@ -36,14 +36,21 @@ def anatomy_sources(settings: Settings, folders: Sequence[Path]) -> list[tuple[A
 
 
 def phantom_crops(
-    settings: Settings, folders: Sequence[Path], *, start: int, batch: int, stream: int = 0
+    settings: Settings,
+    folders: Sequence[Path],
+    *,
+    start: int,
+    batch: int,
+    stream: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> PhantomCrops:
     """The crops of a config, from batch number `start` on.
 
     Parameters
     ----------
     folders: of label maps.
-    stream: another one for each process that makes crops of the same config.
+    stream: another one for each process that makes crops of the same config on its own.
+    part: number of this process and their count, of those that share a run.
     """
     data = settings.data
     return PhantomCrops(
@@ -55,6 +62,7 @@ def phantom_crops(
         batch=batch,
         crops=data["crops"],
         noise_hu=tuple(data.get("noise_hu", NOISE_HU)),
+        part=part,
     )
 
 

@@ -277,6 +277,7 @@ class PhantomCrops(IterableDataset[Crop]):
     crops: crops per phantom.
     pool: phantoms held at a time; consecutive crops come from different ones.
     noise_hu: as in `crop`.
+    part: number of this process and their count: each paints phantoms of its own.
     """
 
     def __init__(
@@ -291,13 +292,14 @@ class PhantomCrops(IterableDataset[Crop]):
         crops: int = 8,
         pool: int = 5,
         noise_hu: tuple[float, float] = NOISE_HU,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.sources = [s for s, _ in sources]
         weights = np.array([w for _, w in sources], dtype=np.float64)
         self.weights = weights / weights.sum()
         self.window, self.spacing_mm = tuple(window), spacing_mm
         self.seed, self.start, self.batch, self.crops, self.pool = seed, start, batch, crops, pool
-        self.noise_hu = noise_hu
+        self.noise_hu, self.part = noise_hu, part
 
     def __iter__(self) -> Iterator[Crop]:
         info = get_worker_info()
@@ -307,7 +309,8 @@ class PhantomCrops(IterableDataset[Crop]):
         # The loader takes batches from its workers in turn, and always begins with the first.
         stream = (self.start + worker) % workers
         taken = (self.start + worker) // workers * self.batch
-        tickets = schedule(self.seed, stream, workers, self.crops, self.pool)
+        rank, size = self.part
+        tickets = schedule(self.seed, rank * workers + stream, size * workers, self.crops, self.pool)
         painted: dict[int, tuple[Phantom, tuple[Snippet, ...]]] = {}
         for ticket in islice(tickets, taken, None):
             if ticket.phantom not in painted:
@@ -344,6 +347,23 @@ def collate(samples: Sequence[Crop]) -> Crop:
     )
 
 
+def rows_of(batch: Crop, first: int, count: int) -> Crop:
+    """Some crops of a batch."""
+    rows = slice(first, first + count)
+    return replace(
+        batch,
+        hu=batch.hu[rows],
+        organs=batch.organs[rows],
+        lesions=batch.lesions[rows],
+        findings=batch.findings[rows],
+        snippets=batch.snippets[rows],
+        words=batch.words[rows],
+        features=batch.features and _each([batch.features], lambda t: t[0][rows]),
+        shares=None if batch.shares is None else batch.shares[rows],
+        evidence=None if batch.evidence is None else batch.evidence[rows],
+    )
+
+
 __all__ = [
     "IGNORE",
     "AnatomySource",
@@ -354,5 +374,6 @@ __all__ = [
     "crop",
     "deformed_grid",
     "make_phantom",
+    "rows_of",
     "schedule",
 ]

@@ -152,6 +152,7 @@ class StoredWindows(IterableDataset[Crop]):
     seed: of the order; start, batch: as in `training.samples.PhantomCrops`.
     fine: as in `load_window`.
     evidence: by file name, see `Crop.evidence`; None gives none.
+    part: number of this process and their count: which rows of each batch are its own.
 
     Raises
     ------
@@ -167,18 +168,21 @@ class StoredWindows(IterableDataset[Crop]):
         batch: int = 1,
         fine: bool = True,
         evidence: Mapping[str, torch.Tensor] | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if len(files) < batch:
             raise ValueError(f"{len(files)} windows are stored, a batch has {batch}; store more: {HOW}")
         self.files, self.seed, self.start, self.batch = list(files), seed, start, batch
         self.fine, self.evidence = fine, evidence or {}
+        rank, size = part
+        self._rows = slice(rank * batch // size, (rank + 1) * batch // size)
 
     def __iter__(self) -> Iterator[Crop]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         number = self.start + worker  # the loader takes batches from its workers in turn
         while True:
-            for file in self.batch_of(number):
+            for file in self.batch_of(number)[self._rows]:
                 yield load_window(file, fine=self.fine, evidence=self.evidence.get(file.name))
             number += workers
 

@@ -19,7 +19,7 @@ from training import pretrain
 from training.baselines import main as baseline_main
 from training.baselines import vanilla_clip
 from training.logbook import LogBook
-from training.pretrain import Run
+from training.run import Run
 from training.settings import Settings
 
 

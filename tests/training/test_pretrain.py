@@ -16,7 +16,8 @@ from core_model.checkpoint import load_checkpoint
 from tests.tiny import tiny_config
 from tests.training.tiny_run import go, shrink, small_config
 from training.phantom_data import anatomy_sources
-from training.pretrain import DEFAULT_CONFIG, Run, main
+from training.pretrain import DEFAULT_CONFIG, main
+from training.run import Run
 from training.settings import Settings, learning_rate
 
 

@@ -22,7 +22,7 @@ from training.baselines import vanilla_clip
 from training.crop_views import encode
 from training.mask_evidence import evidence_for
 from training.phantom_data import phantom_crops
-from training.pretrain import Run
+from training.run import Run
 from training.samples import collate
 from training.settings import Settings
 from training.stored_windows import StoredWindows, load_window, main, store, window_files

@@ -16,8 +16,8 @@ from transformers import BertConfig, BertModel
 
 from tests.tiny import tiny_config, tiny_text, tiny_tokenizer
 from tests.training.small_anatomy import small_anatomy
-from training import phantom_data, pretrain
-from training.pretrain import Run
+from training import phantom_data, pretrain, start
+from training.run import Run
 from training.settings import Settings
 
 CONFIGS = Path(pretrain.__file__).parent / "configs"
@@ -32,7 +32,7 @@ def tiny_public_encoder() -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `training.pretrain` start from the small tower and paint the anatomy of boxes."""
-    monkeypatch.setattr(pretrain, "load_public_encoder", tiny_public_encoder)
+    monkeypatch.setattr(start, "load_public_encoder", tiny_public_encoder)
     # The procedural body takes seconds at 3 mm, and is tested by itself.
     monkeypatch.setattr(
         phantom_data, "procedural_anatomy", lambda rng, spacing_mm, height_mm: small_anatomy(rng)
