@@ -170,7 +170,7 @@ class Team:
     def quiet(self, module: Any, *, quiet: bool) -> AbstractContextManager[Any]:
         """Backward passes that gather gradients and leave exchanging them to a later one."""
         if quiet and self.size > 1:
-            return cast(AbstractContextManager[Any], self.fabric.no_backward_sync(module))
+            return self.fabric.no_backward_sync(module)
         return nullcontext()
 
     def clip(self, module: nn.Module, longest: float) -> None:

@@ -224,7 +224,7 @@ class Run:
 
     def save(self) -> None:
         """Write the resumable state (atomically) and the checkpoint. All processes must ask."""
-        state = {
+        state: dict[str, Any] = {
             "model": module_state(self.model),
             "average": module_state(self.average),
             "optimiser": optimiser_state(self.model, self.optimiser),

@@ -16,6 +16,7 @@ from core_model.checkpoint import load_checkpoint
 from tests.tiny import body_volume
 from tests.training.tiny_run import CONFIGS, go, shrink, small, small_config
 from training import pretrain
+from training import run as run_module
 from training.baselines import main as baseline_main
 from training.baselines import vanilla_clip
 from training.logbook import LogBook
@@ -155,7 +156,7 @@ def test_the_baselines_command_line(
 
 
 def test_logs_go_on_where_the_state_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain, "LOG_EVERY", 1)
+    monkeypatch.setattr(run_module, "LOG_EVERY", 1)
     settings = small_config("heads.toml", 3)
     go(Run(settings, tmp_path, [], "cpu"), stop_at=2)
     with LogBook(tmp_path, 2) as log:  # steps that were lost with the interruption
@@ -169,7 +170,8 @@ def test_logs_go_on_where_the_state_is(tmp_path: Path, monkeypatch: pytest.Monke
     assert lines[-1]["report"] == run.running["report"] != 99.0
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert {f"loss/{n}" for n in run.running} | {"seconds", "learning_rate"} == set(events.Tags()["scalars"])
+    figures = {"seconds", "learning_rate", "crops_per_second", "busy"}
+    assert {f"loss/{n}" for n in run.running} | figures == set(events.Tags()["scalars"])
     scalars = events.Scalars("loss/report")
     assert [s.step for s in scalars] == [1, 2, 3]
     assert scalars[-1].value == pytest.approx(run.running["report"], rel=1e-5)
