@@ -145,10 +145,10 @@ def _set_traps(records: Sequence[Record], dataset: DataSet) -> list[str]:
 def _read(dataset: DataSet, count: int, console: Console, tally: Tally) -> list[Sample]:
     """Up to `count` samples from all over the set; some more are tried where some cannot be used."""
     records = dataset.records()
-    wanted = min(len(records), count * TRIES)
-    order = np.linspace(0, len(records) - 1, num=wanted).round().astype(int) if wanted else []
-    # First the ones that lie apart, then those between.
-    chosen = [records[i] for i in dict.fromkeys([*order[::TRIES], *order])]
+    last = len(records) - 1
+    # First those that lie far apart, then those between.
+    spread = [np.linspace(0, last, num=n).round().astype(int).tolist() for n in (count, count * TRIES)]
+    chosen = [records[i] for i in dict.fromkeys([*spread[0], *spread[1]])]
     found: list[Sample] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("samples", total=count)

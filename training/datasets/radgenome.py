@@ -93,12 +93,12 @@ class RadGenome:
 
     def __init__(self, folder: Path, ct_rate: Path | None = None) -> None:
         self.root = root_of(folder)
-        self.vocabulary: tuple[str, ...] = vocabulary()
         tree = ct_rate if ct_rate is not None else ct_rate_beside(folder)
         self._ct_rate = None if tree is None else CtRate(tree)
         self._problems: list[Problem] = []
         self._records: list[Record] = []
         listed = {} if self._ct_rate is None else {r.name: r for r in self._ct_rate.records()}
+        self.vocabulary = vocabulary() if any(r.labels for r in listed.values()) else ()
         for split, part, tables in _PARTS:
             table = self.root / f"radgenome_files/{tables}_region_report.csv"
             if table.exists():
