@@ -22,6 +22,7 @@ from training.datasets.sample import DataSet, Record, Sample
 from training.datasets.tally import Tally, samples
 from training.datasets.traps import traps
 from training.mining.organ_sentences import organ_sentences
+from training.mining.references import referring_sentences
 
 TRIES = 4  # samples that are tried for each that is wanted
 
@@ -176,13 +177,17 @@ def _say_what_was_read(dataset: DataSet, read: Sequence[Sample], tally: Tally, c
             "no tumours outlined"
             if sample.tumours is None
             else f"{int((sample.tumours > 0).sum())} tumour voxels",
-            f"{len(sample.snippets)} snippets",
+            f"{len(sample.snippets)} snippets of {_references(record.report)} references to images",
             f"{len(record.sentences) or sum(bool(s.organs) for s in organ_sentences(record.report))} organ "
             f"sentences {'given' if record.sentences else 'mined'}",
         ]
         console.print(f"  {record.name}: {', '.join(facts)}")
         for warning in traps(dataset, sample):
             console.print(f"    warning: {warning}")
+
+
+def _references(report: str) -> int:
+    return sum(len(sentence.references) for sentence in referring_sentences(report))
 
 
 if __name__ == "__main__":

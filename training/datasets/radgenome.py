@@ -55,6 +55,7 @@ REGIONS: Mapping[str, tuple[str, ...]] = {
     "trachea and bronchie": ("trachea",),
 }
 WHOLE = {"", "nan"}  # what stands for a region in the row of a whole report
+OWN = ("train_preprocessed", "valid_preprocessed")
 UNKNOWN_REGION = "region is unknown"
 _PARTS: tuple[tuple[Split, str, str], ...] = (
     ("train", "train", "train"),
@@ -183,7 +184,7 @@ class RadGenome:
 
 
 def _is_own(image: Path) -> bool:
-    return any(parent.name.endswith("_preprocessed") for parent in image.parents)
+    return any(parent.name in OWN for parent in image.parents)
 
 
 def ct_rate_beside(folder: Path) -> Path | None:

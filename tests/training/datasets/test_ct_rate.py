@@ -169,7 +169,7 @@ def test_unusable_samples_are_counted_and_skipped(copy: Path) -> None:
 
 
 def test_legacy_without_metadata_is_not_guessed(legacy: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(legacy, tmp_path / "copy")
+    copy = shutil.copytree(legacy, tmp_path / "ct_rate_fixed")  # a folder's name makes no volume a fixed one
     rewrite(copy / "dataset/metadata/train_metadata.csv", "train_1_a_1.nii.gz", "train_7_a_1.nii.gz")
     rewrite(copy / "dataset/metadata/validation_metadata.csv", "[5.0, 5.0]", "unknown")
     dataset = CtRate(copy)

@@ -109,8 +109,10 @@ def test_ct_and_mask_meet_whichever_way_each_runs(axes: str, tmp_path: Path) -> 
     volume = read_ct(tmp_path / "ct.nii.gz")
     np.testing.assert_array_equal(volume.array, hu)
     np.testing.assert_allclose(volume.affine, grid().affine, atol=1e-4)
+    assert volume.array.flags.c_contiguous
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii.gz", volume), labels)
     organs = read_totalsegmentator(tmp_path / "mask.nii.gz", volume)
+    assert organs.flags.c_contiguous
     np.testing.assert_array_equal(organs == organ("liver").label, labels == tissue("liver"))
 
 
