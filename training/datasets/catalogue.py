@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.datasets.ct_rate import CtRate
 from training.datasets.sample import DataSet
 
 # name on the command line -> adapter; each is opened with the folder alone. Report sets first.
-ADAPTERS: dict[str, type[DataSet]] = {}
+ADAPTERS: dict[str, type[DataSet]] = {
+    "ct-rate": CtRate,
+}
 
 
 def open_dataset(folder: Path, kind: str | None = None) -> DataSet:
