@@ -1,9 +1,10 @@
-"""Organ masks for a whole data set, by the model's own organ head.
+"""Organ masks for a whole data set, by TotalSegmentator or by the model's own organ head.
 
 What comes out is one label map per CT, on the CT's own voxels, and ``labels.json`` that says what the
 numbers mean and who drew them. Not a data set of its own, and nothing is downloaded.
 
     python -m training.organ_masks cts --out masks --with own
+    python -m training.organ_masks cts --out masks --with totalsegmentator --fast --device cuda
     python -m training.organ_masks cts --out masks --with own --part 2/8     # the second of eight machines
 
 A mask that is there is not drawn again, so that a run that was cut off is continued by the same command.
@@ -21,25 +22,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import highdicom as hd
 import nibabel as nib
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core_model.anatomy import organs
 from core_model.reader import Reader
 from core_model.reading import ModelIdentity
+from core_model.totalsegmentator_masks import TOTAL, TotalSegmentatorMasks
 from training.datasets.catalogue import open_dataset
+from training.datasets.files import NIFTI, niftis, read_ct, read_nifti, stem
 from training.datasets.sample import DataSet, Record, UnusableSampleError
 from training.datasets.tally import Tally
 
 SCHEMA = "sightline-organ-masks/1"
 LABELS = "labels.json"
-METHODS = ("own",)
-ENDINGS = (".nii", ".nii.gz")
+METHODS = ("own", "totalsegmentator")
 
 
 class Draws(Protocol):
@@ -78,6 +79,19 @@ class OwnHead:
         return self._reader.draw_organs(volume)
 
 
+class Structures:
+    """TotalSegmentator: v2 ids of the task "total", or the ids of another of its tasks."""
+
+    def __init__(self, masks: TotalSegmentatorMasks) -> None:
+        self._masks = masks
+        self.model = masks.model
+        self.labels = masks.labels
+
+    def draw(self, volume: hd.Volume) -> hd.Volume:
+        """As `Draws.draw`."""
+        return self._masks.structures(volume)
+
+
 @dataclass(frozen=True)
 class Task:
     """One CT to draw on.
@@ -114,34 +128,25 @@ def tasks(source: Path, kind: str | None = None) -> list[Task]:
     else:
         # By the set's own reader, which knows what its files leave out: rescaling, padding, a wrong affine.
         return [Task(r.name, partial(_sample_volume, dataset, r)) for r in dataset.records()]
-    files = sorted(p for p in source.rglob("*") if p.name.endswith(ENDINGS) and p.is_file())
+    files = niftis(source)
     if not files:
         raise ValueError(f"{source} is no data set that is known and holds no *.nii or *.nii.gz; see --help")
-    return [Task(_stem(p.relative_to(source)), partial(read_ct, p)) for p in files]
+    return [Task(stem(p.relative_to(source).as_posix()), partial(_file_volume, p)) for p in files]
 
 
 def _sample_volume(dataset: DataSet, record: Record) -> hd.Volume:
-    """The CT of a sample, on the axes of its file where that is a NIfTI."""
     volume = dataset.load(record).volume
-    if not record.image.name.endswith(ENDINGS):
-        return volume
-    affine = cast(nib.Nifti1Image, nib.load(record.image)).affine
-    letters = "".join(nib.aff2axcodes(affine))  # type: ignore[no-untyped-call]  # where each axis runs to
+    return _on_file_axes(volume, record.image) if record.image.name.endswith(NIFTI) else volume
+
+
+def _file_volume(path: Path) -> hd.Volume:
+    return _on_file_axes(read_ct(path), path)
+
+
+def _on_file_axes(volume: hd.Volume, path: Path) -> hd.Volume:
+    """A canonical volume on the axes of its file, so that masks fit also where only arrays are compared."""
+    letters = "".join(nib.aff2axcodes(read_nifti(path).affine))  # type: ignore[no-untyped-call]
     return volume.to_patient_orientation(letters.translate(str.maketrans("SI", "HF")))
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", path.as_posix())
-
-
-def read_ct(path: Path) -> hd.Volume:
-    """A NIfTI file as a volume in HU on its own axes; raises `UnusableSampleError`."""
-    try:
-        image = cast(nib.Nifti1Image, nib.load(path))
-        array = np.asarray(image.dataobj, dtype=np.float32)
-        return hd.Volume.from_nibabel(nib.Nifti1Image(array, image.affine))  # type: ignore[no-untyped-call]
-    except Exception as error:  # whatever nibabel makes of hostile bytes, the run goes on
-        raise UnusableSampleError("image is unreadable", type(error).__name__) from error
 
 
 def run(source: Sequence[Task], out: Path, drawer: Draws, tally: Tally) -> Iterator[str]:
@@ -256,6 +261,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--checkpoint", type=Path, help="own: folder of the model; the shipped one unless given"
     )
     parser.add_argument(
+        "--task", default=TOTAL, help="totalsegmentator: one without licence (default: total)"
+    )
+    parser.add_argument("--fast", action="store_true", help="totalsegmentator: 3 mm instead of 1.5 mm")
+    parser.add_argument(
+        "--weights", type=Path, help="totalsegmentator: folder of its weights, if not the usual"
+    )
+    parser.add_argument(
         "--part", default="1/1", help="K/N: this is the K-th of N machines (default: %(default)s)"
     )
     args = parser.parse_args(arguments)
@@ -277,7 +289,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drawer(args: argparse.Namespace) -> Draws:
-    return OwnHead(args.checkpoint, args.device)
+    if args.method == "own":
+        return OwnHead(args.checkpoint, args.device)
+    return Structures(
+        TotalSegmentatorMasks(task=args.task, fast=args.fast, device=args.device, weights=args.weights)
+    )
 
 
 if __name__ == "__main__":
