@@ -214,10 +214,8 @@ class Config:
             raise SightlineError(f"reserve_gib = {self.reserve_gib}: must be 0 or more")
         if self.organs not in (OWN, TOTALSEGMENTATOR):
             raise SightlineError(f"organs = {self.organs!r}: must be {OWN} or {TOTALSEGMENTATOR}")
-        if self.organs == OWN and (self.organs_fast or self.organs_weights is not None):
-            raise SightlineError(
-                f"organs_fast and organs_weights are for organs = {TOTALSEGMENTATOR!r}; set it or remove them"
-            )
+        if self.organs == OWN and self.organs_fast:
+            raise SightlineError(f"organs_fast = true is for organs = {TOTALSEGMENTATOR!r}; set that too")
         levels = ("DEBUG", "INFO", "WARNING", "ERROR")
         if self.log_level not in levels:
             raise SightlineError(f"log_level = {self.log_level!r}: must be one of {', '.join(levels)}")

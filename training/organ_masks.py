@@ -13,7 +13,6 @@ A mask that is there is not drawn again, so that a run that was cut off is conti
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import re
@@ -35,6 +34,7 @@ from core_model.reading import ModelIdentity
 from core_model.totalsegmentator_masks import TOTAL, TotalSegmentatorMasks
 from training.datasets.catalogue import open_dataset
 from training.datasets.files import NIFTI, niftis, read_ct, read_nifti, stem
+from training.datasets.mask_files import save_mask
 from training.datasets.sample import DataSet, Record, UnusableSampleError
 from training.datasets.tally import Tally
 
@@ -187,23 +187,6 @@ def _drawn(task: Task, drawer: Draws) -> hd.Volume:
     except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: torch's, memory included
         first = (str(error).splitlines() or [""])[0]
         raise UnusableSampleError("no mask could be drawn", first or type(error).__name__) from error
-
-
-def save_mask(mask: hd.Volume, target: Path) -> None:
-    """Write a label map whole or not at all.
-
-    Parameters
-    ----------
-    mask: uint8.
-    target: ends in .nii.gz; its folder is made.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    image = mask.to_nibabel()
-    image.header.set_xyzt_units("mm")
-    part = target.with_name(f"{target.name}.part")
-    # By bytes, because nibabel tells the format by the ending.
-    part.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
-    os.replace(part, target)
 
 
 def _agree(path: Path, drawer: Draws) -> None:

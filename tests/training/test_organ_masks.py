@@ -14,10 +14,11 @@ import pytest
 from core_model.reader import Reader
 from core_model.reading import ModelIdentity
 from tests.tiny import body_volume, tiny_checkpoint
-from training import organ_masks
+from training.datasets import mask_files
+from training.datasets.mask_files import save_mask
 from training.datasets.sample import UnusableSampleError
 from training.datasets.tally import Tally
-from training.organ_masks import LABELS, Task, main, run, save_mask, share, tasks
+from training.organ_masks import LABELS, Task, main, run, share, tasks
 
 SHAPE, SPACING = (14, 24, 26), (10.0, 12.0, 12.0)
 
@@ -119,7 +120,7 @@ def test_a_run_that_is_cut_off_leaves_no_half_mask(tmp_path: Path, monkeypatch: 
 
     mask = body_volume(SHAPE, SPACING)
     mask = mask.with_array((mask.array > 0).astype(np.uint8))
-    monkeypatch.setattr(organ_masks.os, "replace", killed)
+    monkeypatch.setattr(mask_files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         save_mask(mask, tmp_path / "x.nii.gz")
     assert not list(tmp_path.glob("*.nii.gz"))

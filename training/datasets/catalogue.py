@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.datasets.ct_rate import CtRate
+from training.datasets.kits import Kits
+from training.datasets.lits import Lits
+from training.datasets.msd import Decathlon
 from training.datasets.sample import DataSet
+from training.datasets.totalsegmentator_set import TotalSegmentatorSet
 
 # name on the command line -> adapter; each is opened with the folder alone. Report sets first.
 ADAPTERS: dict[str, type[DataSet]] = {
     "ct-rate": CtRate,
+    "totalsegmentator": TotalSegmentatorSet,
+    "msd": Decathlon,
+    "kits": Kits,
+    "lits": Lits,
 }
 
 

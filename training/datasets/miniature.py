@@ -11,11 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training.datasets.miniature_ct_rate import write_ct_rate, write_legacy
+from training.datasets.miniature_masks import write_kits, write_lits, write_msd, write_totalsegmentator
 
 # kind -> writer(folder, patients, seed)
 MINIATURES: dict[str, Callable[[Path, int, int], None]] = {
     "ct-rate": write_ct_rate,
     "ct-rate-legacy": write_legacy,
+    "totalsegmentator": write_totalsegmentator,
+    "msd": write_msd,
+    "kits": write_kits,
+    "lits": write_lits,
 }
 
 
