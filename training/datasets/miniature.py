@@ -10,6 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from training.datasets.miniature_abdomen import write_abdomen_atlas, write_merlin, write_table
+from training.datasets.miniature_chest import (
+    write_inspect,
+    write_rad_chestct,
+    write_radgenome,
+    write_rexgrounding,
+)
 from training.datasets.miniature_ct_rate import write_ct_rate, write_legacy
 from training.datasets.miniature_masks import write_kits, write_lits, write_msd, write_totalsegmentator
 
@@ -17,6 +24,13 @@ from training.datasets.miniature_masks import write_kits, write_lits, write_msd,
 MINIATURES: dict[str, Callable[[Path, int, int], None]] = {
     "ct-rate": write_ct_rate,
     "ct-rate-legacy": write_legacy,
+    "radgenome": write_radgenome,
+    "rexgrounding": write_rexgrounding,
+    "rad-chestct": write_rad_chestct,
+    "merlin": write_merlin,
+    "inspect": write_inspect,
+    "abdomen-atlas": write_abdomen_atlas,
+    "table": write_table,
     "totalsegmentator": write_totalsegmentator,
     "msd": write_msd,
     "kits": write_kits,
