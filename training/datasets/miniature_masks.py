@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from core_model.anatomy import organ, structures
 from training.datasets.miniature_cases import Case, cases, save_nifti, save_table
-from training.datasets.msd import TASKS
+from training.phantoms.tissues import tissue
 
 # One patient has them all, so that few patients serve every set; the next has none of them.
 FINDINGS: tuple[tuple[tuple[str, float], ...], ...] = (
@@ -29,13 +29,22 @@ FINDINGS: tuple[tuple[tuple[str, float], ...], ...] = (
     ),
     (("hepatic_steatosis", 0.0),),
 )
-PATTERNS: Mapping[int, str] = {
-    3: "liver_{}",
-    6: "lung_{:03d}",
-    7: "pancreas_{:03d}",
-    8: "hepaticvessel_{:03d}",
-    9: "spleen_{}",
-    10: "colon_{:03d}",
+# Task -> name, pattern of its files, and the labels of its dataset.json in the order of their values; written
+# down here once more, so that a slip in the adapter shows.
+DECATHLON: Mapping[int, tuple[str, str, tuple[str, ...]]] = {
+    3: ("Liver", "liver_{}", ("background", "liver", "cancer")),
+    6: ("Lung", "lung_{:03d}", ("background", "cancer")),
+    7: ("Pancreas", "pancreas_{:03d}", ("background", "pancreas", "cancer")),
+    8: ("HepaticVessel", "hepaticvessel_{:03d}", ("background", "Vessel", "Tumour")),
+    9: ("Spleen", "spleen_{}", ("background", "spleen")),
+    10: ("Colon", "colon_{:03d}", ("background", "colon cancer primaries")),
+}
+TUMOURS: Mapping[int, str] = {
+    3: "liver_tumour",
+    6: "lung_nodule",
+    7: "pancreatic_tumour",
+    8: "liver_tumour",
+    10: "colon_tumour",
 }
 META = (
     "image_id",
@@ -78,11 +87,11 @@ def write_totalsegmentator(folder: Path, count: int = 6, seed: int = 0) -> None:
 def write_msd(folder: Path, count: int = 6, seed: int = 0) -> None:
     """Write miniatures of the six CT tasks of the Decathlon; the last patient of each has no labels."""
     found = patients(count, seed)
-    for number, task in TASKS.items():
-        root = folder / f"Task{number:02d}_{task.name}"
+    for number, (task, pattern, words) in DECATHLON.items():
+        root = folder / f"Task{number:02d}_{task}"
         training, tests = [], []
         for k, case in enumerate(found):
-            name = PATTERNS[number].format(k)
+            name = pattern.format(k)
             last = k == count - 1
             save_nifti(root / f"images{'Ts' if last else 'Tr'}/{name}.nii.gz", case.hu, case.geometry, "LAH")
             if last:
@@ -91,9 +100,9 @@ def write_msd(folder: Path, count: int = 6, seed: int = 0) -> None:
             save_nifti(root / f"labelsTr/{name}.nii.gz", msd_labels(number, case), case.geometry, "LAH")
             training.append({"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"})
         about = {
-            "name": task.name,
+            "name": task,
             "modality": {"0": "CT"},
-            "labels": {str(value): label for value, label in enumerate(task.labels)},
+            "labels": {str(value): word for value, word in enumerate(words)},
             "numTraining": len(training),
             "numTest": len(tests),
             "training": training,
@@ -104,15 +113,14 @@ def write_msd(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 def msd_labels(number: int, case: Case) -> npt.NDArray[np.uint8]:
     """The label map of one task: its organ, and the tumours in it."""
-    values = TASKS[number].values
     labels = np.zeros(case.hu.shape, dtype=np.uint8)
-    if values.organ is not None:
-        labels[of_organ(case, values.organ)] = 1
-    if number == 8:
-        veins = next(s.v2_id for s in structures() if s.name == "portal_vein_and_splenic_vein")
-        labels[case.structures == veins] = 1
-    for value, name in values.abnormalities.items():
-        labels[outlined(case, (name,))] = value
+    for value, word in enumerate(DECATHLON[number][2]):
+        if word in ("liver", "pancreas", "spleen"):
+            labels[of_organ(case, word)] = value
+        elif word == "Vessel":
+            labels[case.structures == tissue("portal_vein_and_splenic_vein")] = value
+        elif value > 0:
+            labels[outlined(case, (TUMOURS[number],))] = value
     return labels
 
 
