@@ -16,6 +16,7 @@ from core_model.reading import ModelIdentity
 from tests.tiny import body_volume, tiny_checkpoint
 from training.datasets import mask_files
 from training.datasets.mask_files import save_mask
+from training.datasets.miniature_masks import write_kits
 from training.datasets.sample import UnusableSampleError
 from training.datasets.tally import Tally
 from training.organ_masks import LABELS, Task, main, run, share, tasks
@@ -105,6 +106,13 @@ class Counting:
         return volume.with_array(np.full(volume.spatial_shape, 21, dtype=np.uint8))
 
 
+class Halves(Counting):
+    """Draws a liver where the CT is denser than water."""
+
+    def draw(self, volume: hd.Volume) -> hd.Volume:
+        return volume.with_array(np.where(volume.array > 0, 21, 0).astype(np.uint8))
+
+
 def test_a_second_run_draws_only_what_is_missing(cts: Path, tmp_path: Path) -> None:
     out, drawer = tmp_path / "masks", Counting()
     assert len(list(run(tasks(cts), out, drawer, Tally()))) == 3
@@ -112,6 +120,17 @@ def test_a_second_run_draws_only_what_is_missing(cts: Path, tmp_path: Path) -> N
     list(run(tasks(cts), out, drawer, tally := Tally()))
     assert drawer.drawn == 3
     assert (tally.used, len(tally.skipped)) == (1, 1)
+
+
+def test_masks_of_a_data_set_lie_on_the_axes_of_its_files(tmp_path: Path) -> None:
+    write_kits(tmp_path / "kits", 2, 3)  # whose files have slices first, from the head down
+    (tmp_path / "kits/dataset/case_00001/segmentation.nii.gz").unlink()
+    list(run(tasks(tmp_path / "kits"), tmp_path / "masks", Halves(), tally := Tally()))
+    assert (tally.used, len(tally.skipped)) == (1, 0)
+    image = nib.load(tmp_path / "kits/dataset/case_00000/imaging.nii.gz")
+    mask = nib.load(tmp_path / "masks/case_00000.nii.gz")
+    np.testing.assert_allclose(mask.affine, image.affine, atol=1e-3)
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), np.where(np.asarray(image.dataobj) > 0, 21, 0))
 
 
 def test_a_run_that_is_cut_off_leaves_no_half_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
