@@ -1,7 +1,6 @@
 """Sets with masks in small: TotalSegmentator (version 2), Decathlon, KiTS23 and LiTS, in their own layouts.
 
-File names, folders, tables, values, data types and the order of axes are those of the sets; patients are
-phantoms, two voxels of which make one of a set's.
+File names, folders, tables, values and the order of axes are those of the sets; patients are phantoms.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ META = (
 
 
 def patients(count: int, seed: int) -> list[Case]:
-    """The patients of these miniatures, from the lungs' bases to the pelvis' upper edge and beyond."""
+    """The patients of these miniatures, from the chest to the upper abdomen."""
     return cases(count, seed, FINDINGS, "chest and abdomen")
 
 
