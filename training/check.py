@@ -22,6 +22,7 @@ from training.datasets.sample import DataSet, Record, Sample
 from training.datasets.tally import Tally, samples
 from training.datasets.traps import traps
 from training.mining.organ_sentences import organ_sentences
+from training.mining.references import referring_sentences
 
 TRIES = 4  # samples that are tried for each that is wanted
 
@@ -145,10 +146,10 @@ def _set_traps(records: Sequence[Record], dataset: DataSet) -> list[str]:
 def _read(dataset: DataSet, count: int, console: Console, tally: Tally) -> list[Sample]:
     """Up to `count` samples from all over the set; some more are tried where some cannot be used."""
     records = dataset.records()
-    wanted = min(len(records), count * TRIES)
-    order = np.linspace(0, len(records) - 1, num=wanted).round().astype(int) if wanted else []
-    # First the ones that lie apart, then those between.
-    chosen = [records[i] for i in dict.fromkeys([*order[::TRIES], *order])]
+    last = len(records) - 1
+    # First those that lie far apart, then those between.
+    spread = [np.linspace(0, last, num=n).round().astype(int).tolist() for n in (count, count * TRIES)]
+    chosen = [records[i] for i in dict.fromkeys([*spread[0], *spread[1]])]
     found: list[Sample] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("samples", total=count)
@@ -176,13 +177,17 @@ def _say_what_was_read(dataset: DataSet, read: Sequence[Sample], tally: Tally, c
             "no tumours outlined"
             if sample.tumours is None
             else f"{int((sample.tumours > 0).sum())} tumour voxels",
-            f"{len(sample.snippets)} snippets",
+            f"{len(sample.snippets)} snippets of {_references(record.report)} references to images",
             f"{len(record.sentences) or sum(bool(s.organs) for s in organ_sentences(record.report))} organ "
             f"sentences {'given' if record.sentences else 'mined'}",
         ]
         console.print(f"  {record.name}: {', '.join(facts)}")
         for warning in traps(dataset, sample):
             console.print(f"    warning: {warning}")
+
+
+def _references(report: str) -> int:
+    return sum(len(sentence.references) for sentence in referring_sentences(report))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +21,7 @@ from training.datasets.sample import Sample, SliceSnippet
 WINDOW_HU = (-400.0, 500.0)  # lung and soft tissue at a glance
 FINDING_COLOUR, LINE_COLOUR = "#ffd200", "#4cc9f0"
 OVERLAY = 0.35
-WIDTH, WORDS = 150, 1500  # characters of a line, and of the words in all
+WIDTH, WORDS = 190, 1500  # characters of a line, and of the words in all
 
 
 def write_picture(sample: Sample, path: Path) -> None:
@@ -71,7 +72,7 @@ def _draw(
     volume = sample.volume
     others = [a for a in range(3) if a != axis]
     high, wide = (volume.spatial_shape[a] * volume.spacing[a] for a in others)
-    origin = "upper" if axis == 0 else "lower"
+    origin: Literal["upper", "lower"] = "upper" if axis == 0 else "lower"
     extent = (0, wide, high, 0) if axis == 0 else (0, wide, 0, high)
     hu = np.take(volume.array, index, axis)
     axes.imshow(hu, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], extent=extent, origin=origin)
@@ -85,6 +86,7 @@ def _draw(
     left, right = ("front", "back") if axis == 2 else ("R", "L")
     for place, text, align in ((0.01, left, "left"), (0.99, right, "right")):
         axes.text(place, 0.02, text, color="w", fontsize=8, ha=align, transform=axes.transAxes)
+    axes.set_anchor("S")
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -104,7 +106,7 @@ def _finding_mask(sample: Sample, snippet: SliceSnippet | None) -> npt.NDArray[n
 def _cut(
     sample: Sample, snippet: SliceSnippet | None, finding: npt.NDArray[np.bool_] | None
 ) -> tuple[int, int, int]:
-    """Indices of the three cuts: through the snippet's slice and the finding's middle, else the scan's middle."""
+    """The three cuts: through the snippet's slice and the finding's middle, else the middle of the scan."""
     depth, height, width = sample.volume.spatial_shape
     at = [depth // 2, height // 2, width // 2]
     if finding is not None and finding.any():

@@ -38,6 +38,7 @@ SECTIONS = (
     ("FINDINGS", "Findings_EN"),
     ("IMPRESSION", "Impressions_EN"),
 )
+FIXED = ("train_fixed", "valid_fixed")
 METADATA = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing")
 
 
@@ -72,7 +73,7 @@ def volume_files(root: Path, part: str) -> dict[str, Path]:
 
 def is_fixed(path: Path) -> bool:
     """Whether a volume is of a fixed tree: HU already."""
-    return any(parent.name.endswith("_fixed") for parent in path.parents)
+    return any(parent.name in FIXED for parent in path.parents)
 
 
 class CtRate:
@@ -188,7 +189,7 @@ class CtRate:
         """The TotalSegmentator mask of a fixed volume; masks were made of no other tree."""
         if not is_fixed(record.image):
             return None
-        tree = next(p for p in record.image.parents if p.name.endswith("_fixed"))
+        tree = next(p for p in record.image.parents if p.name in FIXED)
         mask = self.root / "ts_seg/ts_total" / tree.name / record.image.relative_to(tree)
         return mask if mask.exists() else None
 

@@ -111,11 +111,13 @@ def volume_of(array: npt.NDArray[Any], ras: npt.NDArray[Any], what: str = "image
     matrix[:3, :3] = (u @ v) * spacing
     matrix[3] = 0, 0, 0, 1
     try:
-        return canonical(
+        volume = canonical(
             hd.Volume(array, matrix, coordinate_system="PATIENT", from_reference_convention="RAS")
         )
     except ValueError as error:
         raise UnusableSampleError(f"{what} is too small", f"its shape is {array.shape}") from error
+    # A flipped view has negative strides, which torch does not take.
+    return volume.with_array(np.ascontiguousarray(volume.array))
 
 
 def read_ct(

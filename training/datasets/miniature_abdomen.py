@@ -45,7 +45,7 @@ _LESIONS = {
 
 
 def merlin_text(case: Case, *, heading: bool) -> str:
-    """A report as Merlin has it: findings with references, then the impression with or without its heading."""
+    """A report as Merlin has it: findings with references, then the impression, its heading kept or not."""
     findings, _, impression = case.report.text.partition("FINDINGS\n")[2].partition("IMPRESSION\n")
     listed = impression.strip() if impression.startswith("1.") else f"1. {impression.strip()}"
     return f"FINDINGS: {findings.strip()}\n{'IMPRESSION:' if heading else ''}\n{listed}"

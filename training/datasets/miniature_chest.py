@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
+from training.datasets.files import read_nifti
 from training.datasets.miniature_cases import CHEST, Case, cases, save_nifti, save_table
 from training.datasets.miniature_ct_rate import LABELS
 from training.datasets.rad_chestct import KEY, MAPPINGS, PATIENT, TABLES
@@ -44,7 +45,7 @@ def _labels(case: Case) -> set[str]:
 
 
 def write_radgenome(folder: Path, patients: int = 6, seed: int = 0) -> None:
-    """RadGenome-ChestCT with volumes of its own; beside a CT-RATE miniature of the same seed it joins that."""
+    """RadGenome-ChestCT with volumes of its own; beside CT-RATE's miniature of that seed it joins it."""
     root = folder / "dataset"
     for part, tables, members in zip(
         ("train", "valid"), ("train", "validation"), _halves(patients, seed), strict=True
@@ -109,8 +110,8 @@ def _outlined(case: Case) -> tuple[list[str], list[npt.NDArray[np.bool_]]]:
 
 
 def save_stack(path: Path, masks: list[npt.NDArray[np.bool_]], volume: Path) -> None:
-    """Canonical masks as one file: first axis the masks, the others R, A, S, where those of the CT are L, P, S."""
-    image = nibabel.load(volume)
+    """Canonical masks as one file: one after the other, in R, A, S where the axes of the CT are L, P, S."""
+    image = read_nifti(volume)
     canonical = [mask.transpose(2, 1, 0) for mask in masks]  # (L, P, H), as the CT's file
     stack = np.stack([mask[::-1, ::-1] for mask in canonical]).astype(np.uint8)  # (findings, R, A, H)
     shape = np.array(canonical[0].shape)

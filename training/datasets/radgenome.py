@@ -55,6 +55,7 @@ REGIONS: Mapping[str, tuple[str, ...]] = {
     "trachea and bronchie": ("trachea",),
 }
 WHOLE = {"", "nan"}  # what stands for a region in the row of a whole report
+OWN = ("train_preprocessed", "valid_preprocessed")
 UNKNOWN_REGION = "region is unknown"
 _PARTS: tuple[tuple[Split, str, str], ...] = (
     ("train", "train", "train"),
@@ -93,12 +94,12 @@ class RadGenome:
 
     def __init__(self, folder: Path, ct_rate: Path | None = None) -> None:
         self.root = root_of(folder)
-        self.vocabulary: tuple[str, ...] = vocabulary()
         tree = ct_rate if ct_rate is not None else ct_rate_beside(folder)
         self._ct_rate = None if tree is None else CtRate(tree)
         self._problems: list[Problem] = []
         self._records: list[Record] = []
         listed = {} if self._ct_rate is None else {r.name: r for r in self._ct_rate.records()}
+        self.vocabulary = vocabulary() if any(r.labels for r in listed.values()) else ()
         for split, part, tables in _PARTS:
             table = self.root / f"radgenome_files/{tables}_region_report.csv"
             if table.exists():
@@ -183,7 +184,7 @@ class RadGenome:
 
 
 def _is_own(image: Path) -> bool:
-    return any(parent.name.endswith("_preprocessed") for parent in image.parents)
+    return any(parent.name in OWN for parent in image.parents)
 
 
 def ct_rate_beside(folder: Path) -> Path | None:

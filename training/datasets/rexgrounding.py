@@ -84,14 +84,15 @@ class RexGrounding:
 
     def __init__(self, folder: Path, ct_rate: Path | None = None) -> None:
         self.folder = folder
-        self.vocabulary: tuple[str, ...] = vocabulary()
         tree = ct_rate if ct_rate is not None else ct_rate_beside(folder)
         self._ct_rate = None if tree is None else CtRate(tree)
         self._problems: list[Problem] = []
         self._findings: dict[str, tuple[_Finding, ...]] = {}
         masks = folder / "segmentations"
         self._masks = {stem(p.name): p for p in niftis(masks)} if masks.is_dir() else {}
-        self._records = self._read()
+        listed = {} if self._ct_rate is None else {r.name: r for r in self._ct_rate.records()}
+        self.vocabulary = vocabulary() if any(r.labels for r in listed.values()) else ()
+        self._records = self._read(listed)
 
     @staticmethod
     def recognises(folder: Path) -> bool:
@@ -132,8 +133,7 @@ class RexGrounding:
         )
         return Sample(record, sample.volume, sample.organs, finding_masks=masks, snippets=snippets)
 
-    def _read(self) -> list[Record]:
-        listed = {} if self._ct_rate is None else {r.name: r for r in self._ct_rate.records()}
+    def _read(self, listed: Mapping[str, Record]) -> list[Record]:
         files: dict[str, Path] = {}
         if self._ct_rate is not None:
             files = {
