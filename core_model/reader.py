@@ -33,6 +33,7 @@ from core_model.inference import (
 from core_model.known_places import known_places
 from core_model.localization import Searchable
 from core_model.masks import label_volume, paste
+from core_model.organ_segmenter import OrganSegmenter, completed, with_organs
 from core_model.parts import without_strays
 from core_model.question import Asker, Question
 from core_model.ranking import localize
@@ -40,6 +41,7 @@ from core_model.reading import (
     KnownPlace,
     Localization,
     ModelIdentity,
+    OrganDrawing,
     OrganReading,
     Reading,
     SliceReference,
@@ -76,23 +78,38 @@ class Reader:
     abnormalities: what is searched for, in this order: the card's "abnormalities" (names it was
         trained on), the whole dictionary where the card does not say. None at all where the card
         says none (vanilla CLIP): such a reader encodes, and is asked in words.
+    organ_segmenter: draws the organs; None where the model's own head does.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, bf16: bool) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        bf16: bool,
+        organ_segmenter: OrganSegmenter | None = None,
+    ) -> None:
         self.identity: ModelIdentity = checkpoint.identity
         self.card = checkpoint.card
         self.device = device
         self.bf16 = bf16
         self.thresholds = Thresholds.from_card(checkpoint.card)
         self.abnormalities = searched(checkpoint.card)
+        self.organ_segmenter = organ_segmenter
         self._model = checkpoint.model.to(device)
         self._model.channels_last()
         self._detector = Detector(self._model, self.abnormalities, device)
         self._asker = Asker(self._model, self.abnormalities)
 
     @classmethod
-    def load(cls, checkpoint: Path | None = None, device: str | None = None) -> Reader:
+    def load(
+        cls,
+        checkpoint: Path | None = None,
+        device: str | None = None,
+        organ_segmenter: OrganSegmenter | None = None,
+    ) -> Reader:
         """Load a checkpoint folder (None: the shipped one) onto a device (None: CUDA if any, else CPU).
+
+        `organ_segmenter` draws the organs in the place of the model's own head.
 
         Raises
         ------
@@ -100,7 +117,12 @@ class Reader:
         ValueError: if the device cannot be used.
         """
         where = choose_device(device)
-        return cls(load_checkpoint(checkpoint), where, supports_bf16(where))
+        return cls(load_checkpoint(checkpoint), where, supports_bf16(where), organ_segmenter)
+
+    @property
+    def organ_drawing(self) -> OrganDrawing | None:
+        """Who draws the organs; None where the model's own head does."""
+        return None if self.organ_segmenter is None else self.organ_segmenter.drawing
 
     def read(
         self,
@@ -137,15 +159,15 @@ class Reader:
         _refuse_not_finite(volume)
         clock = Clock(progress)
         upright = canonical(volume)
-        with clock.stage("resample", 0.05):
-            hu, geometry = to_model_grid(upright, self._model.config.spacing_mm)
-        with clock.stage("encode", 0.1):
-            features = encode_scan(
-                self._model, hu, geometry, self.device, self.bf16, lesions=bool(self.abnormalities)
-            )
-            features = replace(features, organ_probability=without_strays(features.organ_probability))
+        features = self._features(upright, clock, lesions=bool(self.abnormalities))
         with clock.stage("organs", 0.5):
             organ_mask = label_volume(features.organ_probability, features.geometry, upright)
+            if self.organ_segmenter is not None:
+                drawn = self.organ_segmenter.organs(upright)
+                organ_mask = drawn.with_array(
+                    completed(drawn.array, organ_mask.array, self.organ_segmenter.drawing)
+                )
+                features = with_organs(features, organ_mask)
             organ_readings = self._organs(organ_mask)
         with clock.stage("lesions", 0.75), torch.inference_mode():
             seen = self._detector.look(features, self.thresholds)
@@ -179,8 +201,40 @@ class Reader:
                 model=self.identity,
                 seconds=clock.seconds,
                 device=describe_device(self.device, self.bf16),
+                organs_by=self.organ_drawing,
             )
         return reading
+
+    def draw_organs(self, volume: hd.Volume, *, progress: Progress | None = None) -> hd.Volume:
+        """The organs of a CT as the model's own head draws them; the rest of a reading is not made.
+
+        Parameters
+        ----------
+        volume, progress: as `read`.
+
+        Returns
+        -------
+        uint8 Volume of reading organ labels on exactly `volume`'s geometry, as `Reading.organ_mask`.
+
+        Raises
+        ------
+        ValueError: if the volume is no 3D CT of a body.
+        """
+        _refuse_not_finite(volume)
+        clock = Clock(progress)
+        upright = canonical(volume)
+        features = self._features(upright, clock, lesions=False)
+        with clock.stage("organs", 0.9):
+            mask = label_volume(features.organ_probability, features.geometry, upright)
+        return _like(mask, volume)
+
+    def _features(self, upright: hd.Volume, clock: Clock, *, lesions: bool) -> ScanFeatures:
+        """Of a canonical volume, its organs rid of strays; `lesions` as in `encode_scan`."""
+        with clock.stage("resample", 0.05):
+            hu, geometry = to_model_grid(upright, self._model.config.spacing_mm)
+        with clock.stage("encode", 0.1):
+            features = encode_scan(self._model, hu, geometry, self.device, self.bf16, lesions=lesions)
+            return replace(features, organ_probability=without_strays(features.organ_probability))
 
     def segment(self, volume: hd.Volume, text: str, *, progress: Progress | None = None) -> hd.Volume:
         """Draw what a text describes: its text-conditioned mask, whatever organ it lies in.

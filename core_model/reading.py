@@ -33,6 +33,22 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True)
+class OrganDrawing:
+    """Who drew organs in the place of the model's own head.
+
+    Attributes
+    ----------
+    model: its name, its version, and the SHA-256 of its weights.
+    source: who made it.
+    organs: names of the reading organs that it can draw; all others the reading's model drew.
+    """
+
+    model: ModelIdentity
+    source: str
+    organs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class OrganReading:
     """One reading organ.
 
@@ -224,6 +240,7 @@ class Reading:
     model: which model read.
     seconds: duration of each stage by name.
     device: e.g. ``"cpu (bf16)"`` or ``"cuda:0 NVIDIA H200"``.
+    organs_by: who drew the organs, where it was not the model alone.
     """
 
     organs: tuple[OrganReading, ...]
@@ -235,3 +252,4 @@ class Reading:
     model: ModelIdentity
     seconds: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
+    organs_by: OrganDrawing | None = None

@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from core_model.checkpoint import default_checkpoint, load_checkpoint
-from dicom_node.config import Config, Destination
+from dicom_node.config import OWN, Config, Destination
 from dicom_node.delivery_dimse import echo
 from dicom_node.delivery_web import answers
 from dicom_node.errors import SightlineError
+from dicom_node.reader_loading import organ_segmenter
 from dicom_node.service.access import read_token
 from dicom_node.tls import server_context
 
@@ -45,6 +46,7 @@ def run_checks(config: Config) -> list[CheckResult]:
         ("archive", lambda: _archive(config)),
         ("disk", lambda: _disk(config)),
         ("checkpoint", lambda: _checkpoint(config)),
+        *([] if config.organs == OWN else [("organs", lambda: _organs(config))]),
         ("port", lambda: _port("port", config.address, config.port)),
         ("service", lambda: _service(config)),
         ("monitor", lambda: _monitor(config)),
@@ -108,6 +110,16 @@ def _checkpoint(config: Config) -> str:
     folder = config.checkpoint or default_checkpoint()
     identity = load_checkpoint(folder).identity
     return f"{identity.name} {identity.version}, digest {identity.digest[:12]} verified"
+
+
+def _organs(config: Config) -> str:
+    try:
+        segmenter = organ_segmenter(config)
+    except SightlineError as error:
+        raise _FailedCheckError(error.message) from error
+    assert segmenter is not None  # asked only where it is not the model
+    model = segmenter.drawing.model
+    return f"drawn by {model.name} {model.version}, digest {model.digest[:12]}"
 
 
 def _port(key: str, address: str, port: int) -> str:

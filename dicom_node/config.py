@@ -62,6 +62,7 @@ from dicom_node.setting_checks import (
 __all__ = ["Config", "DeliverySettings", "Destination", "ResultSettings", "ServiceSettings", "load_config"]
 
 T = TypeVar("T")
+OWN, TOTALSEGMENTATOR = "own", "totalsegmentator"  # who draws the organs
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,9 @@ class Config:
     reserve_gib: below this much free disk space nothing more is accepted (0xA700).
     checkpoint: folder of the model's checkpoint; None means the shipped one.
     device: e.g. ``"cuda:0"`` or ``"cpu"``; None means CUDA where there is any.
+    organs: who draws the organs: ``"own"``, the model, or ``"totalsegmentator"``, which has to be installed.
+    organs_fast: whether TotalSegmentator draws with its model of 3 mm instead of 1.5 mm.
+    organs_weights: folder of TotalSegmentator's weights; None means where it looks itself.
     log_level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"`` or ``"ERROR"``.
     log_format: ``"text"`` for lines of key=value pairs, ``"json"`` for one JSON object per line.
     completeness, results, delivery, service: see `CompletenessSettings`, `ResultSettings`,
@@ -178,6 +182,9 @@ class Config:
     reserve_gib: float = 1.0
     checkpoint: Path | None = None
     device: str | None = None
+    organs: str = OWN
+    organs_fast: bool = False
+    organs_weights: Path | None = None
     log_level: str = "INFO"
     log_format: str = "text"
     completeness: CompletenessSettings = field(default_factory=CompletenessSettings)
@@ -205,6 +212,10 @@ class Config:
             check_positive(key, getattr(self, key))
         if not (math.isfinite(self.reserve_gib) and self.reserve_gib >= 0):
             raise SightlineError(f"reserve_gib = {self.reserve_gib}: must be 0 or more")
+        if self.organs not in (OWN, TOTALSEGMENTATOR):
+            raise SightlineError(f"organs = {self.organs!r}: must be {OWN} or {TOTALSEGMENTATOR}")
+        if self.organs == OWN and self.organs_fast:
+            raise SightlineError(f"organs_fast = true is for organs = {TOTALSEGMENTATOR!r}; set that too")
         levels = ("DEBUG", "INFO", "WARNING", "ERROR")
         if self.log_level not in levels:
             raise SightlineError(f"log_level = {self.log_level!r}: must be one of {', '.join(levels)}")
@@ -249,8 +260,13 @@ class Config:
         >>> a = Config(port=104).settings_digest
         >>> a == Config().settings_digest, a == Config(results=ResultSettings(organs=False)).settings_digest
         (True, False)
+        >>> a == Config(organs="totalsegmentator").settings_digest
+        False
         """
-        canonical = json.dumps(dataclasses.asdict(self.results), sort_keys=True)
+        settings = dataclasses.asdict(self.results)
+        if self.organs != OWN:  # else the digest of every earlier installation would change
+            settings["drawn_by"] = [self.organs, self.organs_fast]
+        canonical = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
@@ -285,10 +301,12 @@ def load_config(path: Path | None) -> Config:
         raise SightlineError(f"{path}: {error}") from None
     here = path.absolute().parent
     checkpoint = None if config.checkpoint is None else here / config.checkpoint.expanduser()
+    weights = None if config.organs_weights is None else here / config.organs_weights.expanduser()
     return dataclasses.replace(
         config,
         archive=here / config.archive.expanduser(),
         checkpoint=checkpoint,
+        organs_weights=weights,
         service=with_paths_relative_to(config.service, here),
         receiver=with_paths_relative_to(config.receiver, here),
         monitor=with_paths_relative_to(config.monitor, here),

@@ -77,18 +77,14 @@ def run_reader(config: Config, stop: threading.Event, say_ready: SayReady, slot:
 
     Raises
     ------
-    SightlineError: the archive cannot be opened or the checkpoint not loaded.
+    SightlineError: the archive cannot be opened, or the checkpoint or what draws the organs not loaded.
     """
     # The receiver process must not pay for torch: half a gigabyte and some seconds.
-    from core_model.reader import Reader  # noqa: PLC0415
+    from dicom_node.reader_loading import load_reader  # noqa: PLC0415
     from dicom_node.reading_process import read_and_deliver  # noqa: PLC0415
 
     archive = Archive.open(config)
-    try:
-        reader = Reader.load(config.checkpoint, config.device)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SightlineError(f"checkpoint or device: {error}") from error
-    read_and_deliver(config, archive, reader, stop, say_ready=say_ready, slot=slot)
+    read_and_deliver(config, archive, load_reader(config), stop, say_ready=say_ready, slot=slot)
 
 
 def run_query_service(config: Config, stop: threading.Event, say_ready: SayReady) -> None:

@@ -20,7 +20,7 @@ from core_model.encoding_file import save_encoding
 from core_model.reading import Reading
 from dicom_node.errors import SightlineError
 from dicom_node.nifti import save_nifti
-from dicom_node.results.identifiers import result_key
+from dicom_node.results.identifiers import drawn_digest, result_key
 from dicom_node.results.key_images import write_key_images
 from dicom_node.results.reading_json import write_reading_json
 from dicom_node.results.report import findings_report
@@ -115,7 +115,7 @@ def write_reading(
     """
     written: list[Path] = []
     if source.sources:
-        key = result_key(source.references, reading.model.digest, settings_digest)
+        key = result_key(source.references, drawn_digest(reading.model, reading.organs_by), settings_digest)
         written += write_objects(folder, reading, source.sources, key, notes=source.notes)
     written += write_numbers(folder, reading)
     written += write_key_images(reading, source.volume, folder)

@@ -22,14 +22,14 @@ import highdicom as hd
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core_model.reading import ModelIdentity, Reading, SliceReference
+from core_model.reading import ModelIdentity, OrganDrawing, Reading, SliceReference
 from dicom_node.archive import Archive, results_folder, sync_folder, tag
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.index import REPORT_RANK, Delivery, Generation, ReadingRow, Result
 from dicom_node.instances import read_instance
 from dicom_node.reading_files import LESIONS, ORGANS, REPORT, write_numbers, write_objects
-from dicom_node.results.identifiers import result_key
+from dicom_node.results.identifiers import drawn_digest, result_key
 from dicom_node.results.key_image_series import PATTERN, write_key_image_series
 from dicom_node.series import CandidateSeries, classify_series, survey_files
 from dicom_node.series_choice import choose_series
@@ -48,6 +48,10 @@ class CanRead(Protocol):
     @property
     def identity(self) -> ModelIdentity:
         """Which model reads."""
+
+    @property
+    def organ_drawing(self) -> OrganDrawing | None:
+        """Who draws the organs; None where the model does."""
 
     def read(
         self,
@@ -77,8 +81,19 @@ class Finished:
     device: str
 
 
-def select(archive: Archive, config: Config, model: ModelIdentity, generation: Generation) -> Generation:
+def select(
+    archive: Archive,
+    config: Config,
+    model: ModelIdentity,
+    generation: Generation,
+    organs_by: OrganDrawing | None = None,
+) -> Generation:
     """Choose the series of a generation and record the choice.
+
+    Parameters
+    ----------
+    model: which reads.
+    organs_by: who draws the organs; None where the model does.
 
     Returns
     -------
@@ -97,7 +112,9 @@ def select(archive: Archive, config: Config, model: ModelIdentity, generation: G
             return row
         chosen = choose_series(survey.candidates, config.series)
         row.series_instance_uid, row.sop_instance_uids = chosen.series_instance_uid, list(chosen.references)
-        row.reading_key = result_key(chosen.references, model.digest, config.settings_digest)
+        row.reading_key = result_key(
+            chosen.references, drawn_digest(model, organs_by), config.settings_digest
+        )
         same = sa.select(Generation.number).where(
             Generation.reading_key == row.reading_key,
             Generation.id != row.id,

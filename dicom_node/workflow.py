@@ -184,7 +184,13 @@ class Workflow:
             generation.number,
         )
         try:
-            chosen = readings.select(self._archive, self._config, self._reader.identity, generation)
+            chosen = readings.select(
+                self._archive,
+                self._config,
+                self._reader.identity,
+                generation,
+                organs_by=self._reader.organ_drawing,
+            )
         except (SightlineError, ValueError, OSError) as error:
             if is_outage(error):
                 raise

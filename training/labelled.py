@@ -6,7 +6,6 @@ and gives deformed crops of them. Nothing is downloaded, and no set comes with t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from core_model.abnormality import abnormalities
 from core_model.volume import canonical, to_model_grid
+from training.datasets.files import stem
+from training.datasets.msd import INDEX, inside, read_index
 from training.phantoms.dicom import nearest
 from training.phantoms.fields import smooth_noise, uniform
 from training.samples import MIN_LESION_VOXELS, Crop, deformed_grid
@@ -66,28 +67,17 @@ def labelled_files(folder: Path) -> tuple[dict[str, Any], list[LabelledFiles]]:
     ValueError: if ``dataset.json`` or a file that it names is missing or leaves the folder, or the
         set is not CT.
     """
-    index = folder / "dataset.json"
-    try:
-        about = json.loads(index.read_text(encoding="utf-8"))
-        entries = [(str(e["image"]), str(e["label"])) for e in about["training"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{index} is no index of a labelled set ({error}); it needs a list 'training' of image and label"
-        ) from error
-    modality = set(map(str, about.get("modality", {"0": "CT"}).values()))
-    if modality != {"CT"}:
-        raise ValueError(f"{index} says modality {sorted(modality)}; only CT can be read")
-    root, cases = folder.resolve(), []
-    for image, label in entries:
-        paths = [(root / name).resolve() for name in (image, label)]
-        for path in paths:
-            if not path.is_relative_to(root) or not path.is_file():
-                raise ValueError(
-                    f"{index} names {path.name}, which is not in {folder}; download the set whole"
-                )
-        cases.append(LabelledFiles(paths[0].name.split(".nii")[0], paths[0], paths[1]))
+    about, cases = read_index(folder), []
+    for entry in about["training"]:
+        image, label = (inside(folder, entry[kind]) for kind in ("image", "label"))
+        if image is None or label is None:
+            missing = Path(entry["image" if image is None else "label"]).name
+            raise ValueError(
+                f"{folder / INDEX} names {missing}, which is not in {folder}; download the set whole"
+            )
+        cases.append(LabelledFiles(stem(image.name), image, label))
     if not cases:
-        raise ValueError(f"{index} lists no training case")
+        raise ValueError(f"{folder / INDEX} lists no training case")
     return about, cases
 
 

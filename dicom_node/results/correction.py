@@ -181,12 +181,23 @@ def _described(
         segmented_property_category=segment.category or codes.MORPHOLOGICALLY_ABNORMAL,
         segmented_property_type=segment.kind or _LESION,
         algorithm_type=kinds.SEMIAUTOMATIC if segment.from_node else kinds.MANUAL,
-        algorithm_identification=segment_algorithm(origin.model, maker) if segment.from_node else None,
+        algorithm_identification=_algorithm(segment, origin, maker) if segment.from_node else None,
         tracking_uid=segment.tracking_uid or origin.uid(f"segment-{number}"),
         tracking_id=segment.name,
         anatomic_regions=[segment.region] if segment.region is not None else None,
         display_color=hd.color.CIELabColor.from_rgb(*LESION),
     )
+
+
+def _algorithm(segment: DrawnSegment, origin: Origin, maker: Equipment) -> hd.AlgorithmIdentificationSequence:
+    """What drew a segment first: as the node's own SEG has it, for not all organs need be the model's."""
+    for item in (item for seg in origin.segmentations for item in seg.SegmentSequence):
+        kind = item.SegmentedPropertyTypeCodeSequence[0]
+        if segment.kind is not None and kind.CodeValue == segment.kind.value:
+            return hd.AlgorithmIdentificationSequence.from_sequence(
+                item.SegmentationAlgorithmIdentificationSequence
+            )
+    return segment_algorithm(origin.model, maker)
 
 
 def corrected_report(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import highdicom as hd
 
 import dicom_node
-from core_model.reading import ModelIdentity
+from core_model.anatomy import organs
+from core_model.reading import ModelIdentity, OrganDrawing
 from dicom_node.results import codes
 
 NOT_FOR_DIAGNOSIS = "Research software, not for diagnostic use"
@@ -39,6 +40,25 @@ def segment_algorithm(model: ModelIdentity, equipment: Equipment) -> hd.Algorith
         source=equipment.manufacturer,
         parameters={"checkpoint_sha256": model.digest},
     )
+
+
+def organ_algorithm(drawing: OrganDrawing) -> hd.AlgorithmIdentificationSequence:
+    """Which algorithm drew the segment of an organ in the model's place (PS3.3 table 10-19)."""
+    return hd.AlgorithmIdentificationSequence(
+        name=drawing.model.name,
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+        version=drawing.model.version,
+        source=drawing.source,
+        parameters={"weights_sha256": drawing.model.digest},
+    )
+
+
+def organ_note(drawing: OrganDrawing) -> str:
+    """A sentence for the report: who drew the organs."""
+    own = [o.display for o in organs() if o.name not in drawing.organs]
+    rest = f"; {' and '.join(own)} by the model" if own else ""
+    name, version, digest = drawing.model.name, drawing.model.version, drawing.model.digest
+    return f"Organs were drawn by {name} {version} (weights_sha256={digest}){rest}."
 
 
 def report_algorithm(model: ModelIdentity, equipment: Equipment) -> hd.sr.AlgorithmIdentification:

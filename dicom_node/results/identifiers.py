@@ -14,6 +14,8 @@ from collections.abc import Iterable
 
 from pydicom.uid import UID
 
+from core_model.reading import ModelIdentity, OrganDrawing
+
 # Drawn once at random (our choice). Changing it renames every result of every installation.
 _NAMESPACE = uuid.UUID("5f0a6c1e-7c0d-4f0c-9d2b-8a1f3f5b7e21")
 
@@ -24,7 +26,7 @@ def result_key(sop_instance_uids: Iterable[str], checkpoint_digest: str, setting
     Parameters
     ----------
     sop_instance_uids: SOP Instance UIDs of the series that was read, in any order.
-    checkpoint_digest: digest of the model's checkpoint (`ModelIdentity.digest`).
+    checkpoint_digest: of what reads (`drawn_digest`).
     settings_digest: digest of every setting that changes a result.
 
     Returns
@@ -46,6 +48,21 @@ def result_key(sop_instance_uids: Iterable[str], checkpoint_digest: str, setting
         )
     # JSON, so that no two different inputs run together into one byte string.
     text = json.dumps([uids, checkpoint_digest, settings_digest], separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def drawn_digest(model: ModelIdentity, organs_by: OrganDrawing | None) -> str:
+    """The digest of what reads: the model's own, and with it that of another that draws the organs.
+
+    >>> a, b = (ModelIdentity("a", "1", "aa"), ModelIdentity("b", "1", "bb"))
+    >>> drawn_digest(a, None)
+    'aa'
+    >>> drawn_digest(a, OrganDrawing(b, "somebody", ("liver",))) == "aa"
+    False
+    """
+    if organs_by is None:
+        return model.digest
+    text = json.dumps([model.digest, organs_by.model.version, organs_by.model.digest])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 

@@ -6,6 +6,7 @@ Not a DICOM object and without patient identity: of the source only SOP Instance
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ def reading_document(reading: Reading) -> dict[str, Any]:
     ``schema``, ``model``, ``device``, ``seconds`` (per stage), ``organs`` (36, in label order),
     ``findings`` (one per abnormality of the dictionary) and ``lesions``. Positions are LPS mm,
     volumes ml, diameters mm, probabilities 0..1. ``sop_instance_uid`` is the source slice
-    nearest to the position, None where the source was not DICOM or there is no position.
+    nearest to the position, None where the source was not DICOM or there is no position. Where another
+    than the model drew organs, ``organs_by`` says who (name, version, digest) and which ``organs``.
 
     Raises
     ------
     ValueError: if `reading` holds a number that is not finite; the message names it.
     """
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "model": {
             "name": reading.model.name,
@@ -44,6 +46,8 @@ def reading_document(reading: Reading) -> dict[str, Any]:
         "findings": [_finding(finding, reading) for finding in reading.findings],
         "lesions": [_lesion(lesion) for lesion in reading.lesions],
     }
+    if reading.organs_by is not None:
+        document["organs_by"] = {**asdict(reading.organs_by.model), "organs": list(reading.organs_by.organs)}
     _refuse_not_finite(document, "reading")
     return document
 

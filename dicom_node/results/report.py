@@ -20,7 +20,7 @@ from core_model.abnormality import abnormality
 from core_model.anatomy import organ
 from core_model.reading import Finding, Lesion, Reading
 from dicom_node.results import codes
-from dicom_node.results.equipment import NOT_FOR_DIAGNOSIS, Equipment, report_algorithm
+from dicom_node.results.equipment import NOT_FOR_DIAGNOSIS, Equipment, organ_note, report_algorithm
 from dicom_node.results.geometry import nearest_plane, slice_normal
 from dicom_node.results.headers import clean_headers, without_name
 from dicom_node.results.identifiers import (
@@ -90,7 +90,8 @@ def findings_report(
         # sequence lists them all.
         referenced_images=[headers[len(headers) // 2]],
     )
-    for text in (f"{NOT_FOR_DIAGNOSIS}.", *notes):
+    drawn = [] if reading.organs_by is None else [organ_note(reading.organs_by)]
+    for text in (f"{NOT_FOR_DIAGNOSIS}.", *drawn, *notes):
         content[0].ContentSequence.append(_comment(text))
     segmentations = [segmentation for segmentation in (lesion_seg, organ_seg) if segmentation is not None]
     report = sr.Comprehensive3DSR(

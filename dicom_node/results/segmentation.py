@@ -20,7 +20,7 @@ from core_model.anatomy import organs
 from core_model.reading import Lesion, Reading
 from dicom_node.results import codes
 from dicom_node.results.colours import LESION, organ_colour
-from dicom_node.results.equipment import NOT_FOR_DIAGNOSIS, Equipment, segment_algorithm
+from dicom_node.results.equipment import NOT_FOR_DIAGNOSIS, Equipment, organ_algorithm, segment_algorithm
 from dicom_node.results.geometry import on_source_slices
 from dicom_node.results.headers import clean_headers, without_name
 from dicom_node.results.identifiers import lesion_tracking_uid, result_uid
@@ -110,7 +110,9 @@ def organ_segmentation(
         raise ValueError(f"organ_mask holds label {planes.max()}; the organ table ends at {len(organs())}")
     if not planes.any():
         return None
-    algorithm = segment_algorithm(reading.model, maker)
+    algorithms = dict.fromkeys((o.name for o in organs()), segment_algorithm(reading.model, maker))
+    if reading.organs_by is not None:
+        algorithms.update(dict.fromkeys(reading.organs_by.organs, organ_algorithm(reading.organs_by)))
     segments = [
         hd.seg.SegmentDescription(
             segment_number=organ.label,
@@ -118,7 +120,7 @@ def organ_segmentation(
             segmented_property_category=codes.ANATOMICAL_STRUCTURE,
             segmented_property_type=codes.organ_code(organ.name),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
+            algorithm_identification=algorithms[organ.name],
             display_color=hd.color.CIELabColor.from_rgb(*organ_colour(organ.name)),
         )
         for organ in organs()

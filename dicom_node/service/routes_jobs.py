@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from dicom_node.config import OWN
 from dicom_node.errors import SightlineError
 from dicom_node.index import Upload
 from dicom_node.reading_files import READING
@@ -108,6 +109,12 @@ def _refuse_without_room(parts: Parts) -> None:
         raise ApiError(409, "the disk of the node is full", "make room there, or lower reserve_gib")
 
 
+def _reads_with(parts: Parts) -> str:
+    """The model and who draws the organs, as uploads are named by."""
+    digest = parts.reader.identity.digest
+    return digest if parts.config.organs == OWN else f"{digest} {parts.config.settings_digest}"
+
+
 def _queue(parts: Parts, source: Path, sha256: str, series_instance_uid: str | None) -> Job:
     """Check the header of an uploaded file and queue its reading."""
     try:
@@ -117,7 +124,7 @@ def _queue(parts: Parts, source: Path, sha256: str, series_instance_uid: str | N
     except SightlineError as error:
         words, _, cure = error.message.partition("; ")
         raise ApiError(422, words, cure or "send a CT of the body in millimetres") from None
-    named = Uploaded.of(sha256, parts.reader.identity.digest)
+    named = Uploaded.of(sha256, _reads_with(parts))
     folder = upload_folder(parts.archive, named.key)
     uploaded_at = time.time()
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from core_model.reader import Reader
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
+from dicom_node.reader_loading import load_reader
 from dicom_node.series import CandidateSeries, classify_series
 from dicom_node.series_frames import read_references
 from dicom_node.series_pixels import load_series
@@ -100,7 +101,7 @@ def worker_main(config: Config, tasks: Connection) -> None:
         try:
             if reader is None:
                 progress("load model", 0.0)
-                reader = Reader.load(config.checkpoint, config.device)
+                reader = load_reader(config)
             tasks.send(do(task, reader, progress))
         except (BrokenPipeError, ConnectionError):
             return

@@ -259,6 +259,7 @@ class Poisoned:
 
     def __init__(self, reader: Reader) -> None:
         self.identity = reader.identity
+        self.organ_drawing = reader.organ_drawing
         self._reader = reader
 
     def read(self, volume: hd.Volume, **about: Any) -> Reading:

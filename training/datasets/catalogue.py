@@ -7,12 +7,16 @@ from pathlib import Path
 from training.datasets.abdomen_atlas import AbdomenAtlas
 from training.datasets.ct_rate import CtRate
 from training.datasets.inspect_ctpa import Inspect
+from training.datasets.kits import Kits
+from training.datasets.lits import Lits
 from training.datasets.merlin import Merlin
+from training.datasets.msd import Decathlon
 from training.datasets.rad_chestct import RadChestCt
 from training.datasets.radgenome import RadGenome
 from training.datasets.rexgrounding import RexGrounding
 from training.datasets.sample import DataSet
 from training.datasets.table import Table
+from training.datasets.totalsegmentator_set import TotalSegmentatorSet
 
 # name on the command line -> adapter; each is opened with the folder alone. Report sets first.
 ADAPTERS: dict[str, type[DataSet]] = {
@@ -24,6 +28,10 @@ ADAPTERS: dict[str, type[DataSet]] = {
     "inspect": Inspect,
     "abdomen-atlas": AbdomenAtlas,
     "table": Table,
+    "totalsegmentator": TotalSegmentatorSet,
+    "msd": Decathlon,
+    "kits": Kits,
+    "lits": Lits,
 }
 
 

@@ -18,6 +18,7 @@ from training.datasets.miniature_chest import (
     write_rexgrounding,
 )
 from training.datasets.miniature_ct_rate import write_ct_rate, write_legacy
+from training.datasets.miniature_masks import write_kits, write_lits, write_msd, write_totalsegmentator
 
 # kind -> writer(folder, patients, seed)
 MINIATURES: dict[str, Callable[[Path, int, int], None]] = {
@@ -30,6 +31,10 @@ MINIATURES: dict[str, Callable[[Path, int, int], None]] = {
     "inspect": write_inspect,
     "abdomen-atlas": write_abdomen_atlas,
     "table": write_table,
+    "totalsegmentator": write_totalsegmentator,
+    "msd": write_msd,
+    "kits": write_kits,
+    "lits": write_lits,
 }
 
 
