@@ -8,10 +8,13 @@ v2 made of it are read from ``organ_masks`` beside ``merlin_data``.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from training.datasets.files import (
     NO_REPORT,
@@ -163,10 +166,18 @@ def _list_start(text: str) -> int:
 
 
 def read_sheet(path: Path) -> Iterator[Mapping[str, str]]:
-    """The rows of an Excel file's first sheet, as `read_rows` gives those of a CSV; needs openpyxl."""
-    import openpyxl  # type: ignore[import-untyped] # noqa: PLC0415 - of use to this one table alone
+    """The rows of an Excel file's first sheet, as `read_rows` gives those of a CSV; needs openpyxl.
 
-    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    Raises
+    ------
+    OSError: if it is no Excel file.
+    """
+    # Of use to this one table alone, and not everywhere installed.
+    openpyxl: Any = importlib.import_module("openpyxl")
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise OSError(f"{path.name} is no Excel file") from error
     rows = book.worksheets[0].iter_rows(values_only=True)
     header = ["" if cell is None else str(cell) for cell in next(rows, ())]
     for cells in rows:

@@ -117,8 +117,10 @@ def test_an_excel_file_is_read_as_its_csv(merlin: Path) -> None:
     book.save(root / "reports_final.xlsx")
     assert [r["study id"] for r in read_sheet(root / "reports_final.xlsx")] == [r["study id"] for r in rows]
     expected = [r.report.split() for r in Merlin(merlin).records()]
-    (root / "reports_final.csv").unlink()
+    (root / "reports_final.csv").rename(root / "kept.csv")
     assert [r.report.split() for r in Merlin(merlin).records()] == expected
+    (root / "reports_final.xlsx").write_bytes(b"no sheet")
+    assert Merlin(merlin).problems()[0].kind == "table is unreadable"
 
 
 @pytest.mark.parametrize(
