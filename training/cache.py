@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from training.datasets.catalogue import ADAPTERS, open_dataset
+from training.datasets.drawn_masks import DrawnMasks
 from training.datasets.sample import DataSet, Problem, Record, UnusableSampleError
 from training.datasets.tally import Tally
 from training.pretrain import DEFAULT_CONFIG
@@ -27,14 +28,16 @@ def make_shards(
     *,
     spacing_mm: float,
     per_shard: int = PER_SHARD,
-    part: tuple[int, int] = (0, 1),
+    masks: DrawnMasks | None = None,
+    part: tuple[int, int] = (1, 1),
     console: Console | None = None,
 ) -> Tally:
     """Write the shards of some records that are not there yet.
 
     Parameters
     ----------
-    part: number of this process and their count; each takes its share of the shards.
+    masks: for samples whose set has no organ masks.
+    part: (K, N), the K-th of N machines, from 1: each takes its share of the shards.
 
     Returns
     -------
@@ -47,16 +50,17 @@ def make_shards(
     if not records:
         raise ValueError(f"{dataset.name} has no sample to read; see python -m training.check")
     describe(out, source=dataset.name, spacing_mm=spacing_mm, records=records, per_shard=per_shard)
-    tally, (rank, size) = Tally(), part
+    tally, (which, of) = Tally(), part
     groups = [(k, records[k * per_shard : (k + 1) * per_shard]) for k in range(-(-len(records) // per_shard))]
-    mine = [g for g in groups[rank::size] if not (out / shard_name(g[0])).with_suffix(".json").exists()]
+    mine = [g for g in groups[which - 1 :: of] if not (out / shard_name(g[0])).with_suffix(".json").exists()]
     steps = [(number, record, record is group[-1]) for number, group in mine for record in group]
     stored, skipped = [], list[Problem]()
     for number, record, last in track(
         steps, description="preparing volumes", console=console or Console(stderr=True, quiet=True)
     ):
         try:
-            stored.append(prepare(dataset.load(record), spacing_mm))
+            sample = dataset.load(record)
+            stored.append(prepare(sample if masks is None else masks.added(sample), spacing_mm))
             tally.used += 1
         except UnusableSampleError as error:
             tally.skip(record.name, error)
@@ -84,10 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--per-shard", type=int, default=PER_SHARD, help="samples (default: %(default)s)")
     parser.add_argument(
+        "--masks", type=Path, metavar="DIR", help="of training.organ_masks, for a set without organ masks"
+    )
+    parser.add_argument(
         "--part",
-        default="0/1",
-        metavar="K/N",
-        help="process K of N on the same folder (default: %(default)s)",
+        default="1/1",
+        help="K/N: this is the K-th of N processes on the folder (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
     try:
@@ -102,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args.out,
             spacing_mm=float(Settings.from_file(args.config).model["spacing_mm"]),
             per_shard=args.per_shard,
+            masks=None if args.masks is None else DrawnMasks(args.masks),
             part=part,
             console=Console(stderr=True),
         )
@@ -114,9 +121,9 @@ def _part(text: str) -> tuple[int, int]:
     try:
         number, count = (int(word) for word in text.split("/"))
     except ValueError:
-        raise ValueError(f"--part is {text!r}; write K/N, as 0/4") from None
-    if not 0 <= number < count:
-        raise ValueError(f"--part is {text!r}; K counts from 0 to N - 1")
+        raise ValueError(f"--part is {text!r}; write K/N, as 1/4") from None
+    if not 1 <= number <= count:
+        raise ValueError(f"--part is {text!r}; K counts from 1 to N")
     return number, count
 
 

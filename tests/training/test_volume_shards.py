@@ -99,10 +99,10 @@ def test_a_set_goes_in_and_comes_out(tmp_path: Path) -> None:
 
 def test_whole_shards_are_not_made_again(tmp_path: Path) -> None:
     first, second = SmallSet(tmp_path), SmallSet(tmp_path)
-    make_shards(first, first.records(), tmp_path / "out", spacing_mm=4.0, per_shard=2, part=(1, 2))
+    make_shards(first, first.records(), tmp_path / "out", spacing_mm=4.0, per_shard=2, part=(2, 2))
     assert first.loaded == ["s2", "s3"]
     (tmp_path / "out" / "00001.json").unlink()
-    make_shards(first, first.records(), tmp_path / "out", spacing_mm=4.0, per_shard=2, part=(0, 2))
+    make_shards(first, first.records(), tmp_path / "out", spacing_mm=4.0, per_shard=2, part=(1, 2))
     make_shards(second, second.records(), tmp_path / "out", spacing_mm=4.0, per_shard=2)
     assert second.loaded == ["s2", "s3"]
     assert len(Shards(tmp_path / "out").places) == 4
