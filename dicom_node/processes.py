@@ -80,15 +80,12 @@ def run_reader(config: Config, stop: threading.Event, say_ready: SayReady, slot:
     SightlineError: the archive cannot be opened or the checkpoint not loaded.
     """
     # The receiver process must not pay for torch: half a gigabyte and some seconds.
-    from core_model.reader import Reader  # noqa: PLC0415
+    from dicom_node.model_in_use import ModelInUse  # noqa: PLC0415
     from dicom_node.reading_process import read_and_deliver  # noqa: PLC0415
 
     archive = Archive.open(config)
-    try:
-        reader = Reader.load(config.checkpoint, config.device)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SightlineError(f"checkpoint or device: {error}") from error
-    read_and_deliver(config, archive, reader, stop, say_ready=say_ready, slot=slot)
+    models = ModelInUse(config, config.device)
+    read_and_deliver(config, archive, models, stop, say_ready=say_ready, slot=slot)
 
 
 def run_query_service(config: Config, stop: threading.Event, say_ready: SayReady) -> None:

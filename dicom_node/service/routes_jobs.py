@@ -39,10 +39,12 @@ _BYTES = {"schema": {"type": "string", "format": "binary"}}
 def mask(parts: Shared, study_uid: Uid, asked: Asked) -> Job:
     """Draw what a text describes; the job's result is ``.seg.nrrd`` on the CT's grid."""
     held = catalogue.held(parts.archive, study_uid)
-    parts.texts.get(asked.text)  # refuses what holds nothing to look for
+    now = parts.answering.now
+    now.texts.get(asked.text)  # refuses what holds nothing to look for
     target = parts.jobs.folder / f"{uuid.uuid4().hex}.seg.nrrd"
     files = {uid: parts.archive.path(uid) for uid in {one.partition("#")[0] for one in held.slices}}
-    task = MaskTask(asked.text, target, held.slices, files, held.folder)
+    model = now.reader.identity.digest
+    task = MaskTask(asked.text, target, held.slices, files, held.folder, model)
     return parts.jobs.submit("mask", task, study=study_uid, result=target, media_type=NRRD)
 
 
@@ -117,7 +119,8 @@ def _queue(parts: Parts, source: Path, sha256: str, series_instance_uid: str | N
     except SightlineError as error:
         words, _, cure = error.message.partition("; ")
         raise ApiError(422, words, cure or "send a CT of the body in millimetres") from None
-    named = Uploaded.of(sha256, parts.reader.identity.digest)
+    model = parts.answering.now.reader.identity.digest
+    named = Uploaded.of(sha256, model)
     folder = upload_folder(parts.archive, named.key)
     uploaded_at = time.time()
 
@@ -133,7 +136,7 @@ def _queue(parts: Parts, source: Path, sha256: str, series_instance_uid: str | N
         with parts.archive.index.writing() as session:
             session.merge(row)
 
-    task = UploadTask(source, folder, series_instance_uid)
+    task = UploadTask(source, folder, series_instance_uid, model)
     return parts.jobs.submit(
         "upload",
         task,
