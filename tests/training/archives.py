@@ -18,6 +18,7 @@ from tests.dicom_node.service.stage import Stage, make_stage, series
 from training.retraining.pseudonyms import Pseudonyms, key_of, open_pseudonyms
 
 KIND = "liver_tumour"
+ROOT = "2.25.7731005500"  # of all UIDs
 
 
 def patients(pseudonyms: Pseudonyms, *, learnt: int, held_out: int) -> list[str]:
@@ -105,7 +106,7 @@ def hospital(
     names = patients(pseudonyms, learnt=learnt, held_out=held_out)
     finding = [a.name for a in abnormalities()].index(KIND)
     for number, name in enumerate(names):
-        slices = series(f"2.25.{5000 + number}")
+        slices = series(f"{ROOT}{number}")
         low = 4 + number % 6
         box = block((len(slices), int(slices[0].Rows), int(slices[0].Columns)), low)
         for k, image in enumerate(slices):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.datasets.node_archive import NodeArchive
 from training.datasets.sample import DataSet
 
 # name on the command line -> adapter; each is opened with the folder alone. Report sets first.
-ADAPTERS: dict[str, type[DataSet]] = {}
+ADAPTERS: dict[str, type[DataSet]] = {
+    "node-archive": NodeArchive,
+}
 
 
 def open_dataset(folder: Path, kind: str | None = None) -> DataSet:

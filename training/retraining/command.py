@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from core_model.checkpoint import Checkpoint, default_checkpoint, load_checkpoint, save_checkpoint
+from core_model.detection import Detector
 from core_model.inference import ScanFeatures, choose_device, encode_scan, supports_bf16
 from core_model.model import SightlineModel
 from core_model.parts import without_strays
@@ -38,7 +39,7 @@ from training.retraining.cases import finding_truth, labelled_case, lesion_label
 from training.retraining.comparison import Pair, measures, read_pairs
 from training.retraining.comparison_report import outcome, write_report
 from training.retraining.deidentify import Deidentifier
-from training.retraining.findings import FindingRecord, FindingTeacher, finding_record
+from training.retraining.findings import FindingRecord, FindingTeacher, detector_of, finding_record
 from training.retraining.intake import StudyFile, load_study, only, study_files
 from training.retraining.lesions import LesionRetraining
 from training.retraining.pseudonyms import HELD_OUT, key_of, open_pseudonyms
@@ -54,7 +55,7 @@ class Taught:
 
     Attributes
     ----------
-    hu: (1, 1, D, H, W), geometry: of it.
+    hu: (1, 1, D, H, W) int16, geometry: of it.
     case: its outlines; None where none were sent.
     before: its findings by the base.
     """
@@ -84,17 +85,20 @@ class Retraining:
     ) -> list[Taught]:
         """The studies to learn from; what cannot be used is told to the tally."""
         model = self.base.model.to(self.device)
+        detector = detector_of(model)
         found = []
         for file, study in self._studies(files, clean, "reading corrections"):
             try:
-                found.append(self._taught(model, study, said.get(file.name, {})))
+                found.append(self._taught(model, detector, study, said.get(file.name, {})))
             except (UnusableSampleError, ValueError) as error:
                 self._skip(file, error)
                 continue
             self.tally.used += 1
         return found
 
-    def _taught(self, model: SightlineModel, study: CorrectedStudy, said: Mapping[str, bool]) -> Taught:
+    def _taught(
+        self, model: SightlineModel, detector: Detector, study: CorrectedStudy, said: Mapping[str, bool]
+    ) -> Taught:
         labels = lesion_labels(study)
         truth = finding_truth(study, said)
         if labels is None and not bool((truth >= 0).any()):
@@ -102,7 +106,8 @@ class Retraining:
         hu, geometry = to_model_grid(canonical(study.volume), model.config.spacing_mm)
         features = self._encode(model, hu, geometry)
         case = None if labels is None else labelled_case(hu, geometry, features, labels, study.volume)
-        return Taught(hu, geometry, case, finding_record(model, features, truth, self.thresholds))
+        before = finding_record(model, detector, features, truth, self.thresholds)
+        return Taught(hu.round().short(), geometry, case, before)
 
     def _encode(self, model: SightlineModel, hu: torch.Tensor, geometry: hd.VolumeGeometry) -> ScanFeatures:
         features = encode_scan(model, hu, geometry, self.device, supports_bf16(self.device))
@@ -148,12 +153,10 @@ class Retraining:
         if not any(bool((one.before.truth >= 0).any()) for one in taught):
             return model, {}
         model = model.to(self.device)
-        after = [
-            finding_record(
-                model, self._encode(model, one.hu, one.geometry), one.before.truth, self.thresholds
-            )
-            for one in track(taught, description="masks anew", console=self.console)
-        ]
+        detector, after = detector_of(model), []
+        for one in track(taught, description="masks anew", console=self.console):
+            features = self._encode(model, one.hu.float(), one.geometry)
+            after.append(finding_record(model, detector, features, one.before.truth, self.thresholds))
         teacher = FindingTeacher(
             self.base.model, model, [one.before for one in taught], after, self.thresholds
         )

@@ -1,11 +1,11 @@
 """DICOM without the patient, before anything of training sees it.
 
-The basic profile of PS3.15 (table E.1-1) by dicom-anonymizer (KitwareMedical), then, for images, a list of
-what training needs, all else dropped. dicom-anonymizer was chosen because its rules are the standard's table,
-edition by edition, and each can be replaced; dicognito gives consistent stand-ins for names and dates but
-follows no profile, and deid wants a recipe that each site writes itself. What the library leaves to us: it
-does not go into sequences that remain, and makes up UIDs anew in each process; both are done here, UIDs by a
-keyed digest.
+Of images only what training needs is taken at all; on that, and on segmentations, the basic profile of PS3.15
+(table E.1-1) by dicom-anonymizer (KitwareMedical). dicom-anonymizer was chosen because its rules are the
+standard's table, edition by edition, and each can be replaced; dicognito gives consistent stand-ins for names
+and dates but follows no profile, and deid wants a recipe that each site writes itself. What the library
+leaves to us: it does not go into sequences that remain, and makes up UIDs anew in each process; both are done
+here, UIDs by a keyed digest.
 
 Not a look at pixels: a name that is burned in stays, so images that say or may be expected to have one
 (Burned In Annotation YES, secondary capture) are refused. A face can be seen in a CT of the head.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from dicomanonymizer import anonymize_dataset, initialize_actions
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -61,6 +62,12 @@ _REFERENCES = (
     "SourceImageSequence",
 )
 _WITH_UIDS = ("replace_UID", "delete_or_empty_or_replace_UID")  # names of dicom-anonymizer's actions
+# The profile lets text and dates stay that its table does not name. Of a segmentation only codes are read.
+_TEXT = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+_DROPPED = frozenset({"DA", "DT", "TM", "UN"})
+_CODES = frozenset({"CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion"})
+REMOVED = "removed"
+STANDARD_UIDS = "1.2.840.10008."  # PS3.6 annex A: of classes and syntaxes, never of a patient's objects
 
 
 class Deidentifier:
@@ -74,10 +81,8 @@ class Deidentifier:
     def __init__(self, pseudonyms: Pseudonyms) -> None:
         self._pseudonyms = pseudonyms
         rules: dict[tuple[int, ...], Callable[..., None]] = initialize_actions(EDITION)
-        for tag, action in rules.items():
-            if action.__name__ in _WITH_UIDS:
-                rules[tag] = self._replace_uid
-        self._rules = rules | {_tag(keyword): _keep for keyword in _REFERENCES}
+        uids = {tag: _keep for tag, action in rules.items() if action.__name__ in _WITH_UIDS}
+        self._rules = rules | uids | {_tag(keyword): _keep for keyword in _REFERENCES}
 
     def __call__(self, dataset: Dataset) -> Dataset:
         """A copy without identity.
@@ -87,38 +92,38 @@ class Deidentifier:
         UnusableSampleError: it is neither a CT image nor a segmentation, or its pixels may show a name.
         """
         refuse_burned_in(dataset)
-        found = copy.deepcopy(dataset)
+        if dataset.SOPClassUID == SegmentationStorage:
+            found = copy.deepcopy(dataset)
+        else:
+            found = Dataset()
+            for keyword in KEPT:
+                if keyword in dataset:
+                    found[keyword] = copy.deepcopy(dataset[keyword])
         self._clean(found)
         meta = FileMetaDataset()
         meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
         found.file_meta = meta
-        found.filename = None  # pydicom keeps the path that it read
-        if found.SOPClassUID == SegmentationStorage:
-            return found
-        image = Dataset()
-        for keyword in KEPT:
-            if keyword in found:
-                image[keyword] = found[keyword]
-        image.file_meta = meta
-        return image
+        return found
 
     def _clean(self, dataset: Dataset) -> None:
-        """The profile on a data set and on all that is nested in it."""
+        """The profile on a data set and all that is nested in it, then UIDs and what it leaves of text."""
         anonymize_dataset(dataset, base_rules_gen=partial(dict, self._rules), delete_private_tags=True)
-        for element in dataset:
+        for element in list(dataset):
             if element.VR == "SQ":
                 for item in element.value:
                     self._clean(item)
+            elif element.VR == "UI":
+                element.value = self._replaced(element.value)
+            elif element.VR in _DROPPED:
+                del dataset[element.tag]
+            elif element.VR in _TEXT and element.keyword not in _CODES:
+                element.value = REMOVED
 
-    def _replace_uid(self, dataset: Dataset, tag: tuple[int, int]) -> None:
-        element = dataset.get(tag)
-        if element is None or element.VR == "SQ":  # items of sequences are cleaned by themselves
-            return
-        value = element.value
+    def _replaced(self, value: Any) -> Any:
         if isinstance(value, MultiValue):
-            element.value = [self._pseudonyms.uid(str(one)) for one in value]
-        elif value:
-            element.value = self._pseudonyms.uid(str(value))
+            return [self._replaced(one) for one in value]
+        text = str(value or "")
+        return text if not text or text.startswith(STANDARD_UIDS) else self._pseudonyms.uid(text)
 
 
 def refuse_burned_in(dataset: Dataset) -> None:
@@ -132,7 +137,7 @@ def refuse_burned_in(dataset: Dataset) -> None:
 
 
 def _keep(dataset: Dataset, tag: tuple[int, int]) -> None:
-    """Leave a sequence where it is; its items are cleaned by themselves."""
+    """Leave an element to us: items of sequences are cleaned by themselves, UIDs replaced."""
 
 
 def _tag(keyword: str) -> tuple[int, int]:

@@ -47,21 +47,31 @@ class FindingRecord:
     truth: torch.Tensor
 
 
+def detector_of(model: SightlineModel) -> Detector:
+    """The reader's detector for the whole dictionary, on the model's device."""
+    return Detector(model, abnormalities(), next(model.parameters()).device)
+
+
 @torch.no_grad()
 def finding_record(
-    model: SightlineModel, features: ScanFeatures, truth: torch.Tensor, thresholds: Thresholds
+    model: SightlineModel,
+    detector: Detector,
+    features: ScanFeatures,
+    truth: torch.Tensor,
+    thresholds: Thresholds,
 ) -> FindingRecord:
     """What the reader's findings of a scan are made of.
 
     Parameters
     ----------
+    detector: of `detector_of`.
     features: of the scan by `model`, without stray parts of organs.
     truth: (A,) of `training.retraining.cases.finding_truth`.
     """
     entries, device = abnormalities(), next(model.parameters()).device
     shares = F.avg_pool3d(features.organ_probability[None, 1:], 2)  # (1, O, d, h, w)
     pooled = model.organ_pooling(features.grid[None].to(device), shares.to(device))[0]  # (O, E)
-    seen = Detector(model, entries, device).look(features, thresholds)
+    seen = detector.look(features, thresholds)
     reach = torch.stack([seen.regions[a.organ].reach for a in entries])  # (A, D, H, W)
     label = features.organ_probability.argmax(0)
     voxel_ml = model.config.spacing_mm**3 / 1000

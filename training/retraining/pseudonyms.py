@@ -83,14 +83,20 @@ def open_pseudonyms(file: Path) -> Pseudonyms:
             _draw(file)
         if file.stat().st_mode & 0o077:
             raise ValueError(f"{file} may be read by others than its owner; chmod 600 it")
-        key = bytes.fromhex(file.read_text(encoding="ascii").strip())
+        key = _key(file.read_bytes())
     except OSError as error:
         raise ValueError(f"{file} cannot be used as key: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} holds no key") from None
     if len(key) != KEY_BYTES:
         raise ValueError(f"{file} holds no key of {KEY_BYTES} bytes in hexadecimal digits")
     return Pseudonyms(key)
+
+
+def _key(text: bytes) -> bytes:
+    """The key, or nothing where the text is none."""
+    try:
+        return bytes.fromhex(text.decode("ascii").strip())
+    except ValueError:
+        return b""
 
 
 def _draw(file: Path) -> None:
