@@ -192,6 +192,26 @@ class AuditTrail:
             )
         )
 
+    def model_changed(self, who: str, digest: str, what: str) -> None:
+        """A person had the node use another checkpoint (A.5.3.11, a change of software configuration).
+
+        Parameters
+        ----------
+        who: the user of the operating system.
+        digest: of the checkpoint that is in use now.
+        what: ``"promoted"`` or ``"gone back to"``.
+        """
+        self.write(
+            AuditMessage(
+                am.SECURITY_ALERT,
+                am.EXECUTE,
+                [Participant(who, None, self._host, is_requestor=True), self.own_process("node")],
+                event_type=am.SOFTWARE_CONFIGURATION,
+                description=f"checkpoint {digest} {what}",
+                alert_subject=self._host,
+            )
+        )
+
 
 def _append(path: Path, line: bytes) -> None:
     """Append a whole line, or nothing, and put it on disk."""

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from core_model.checkpoint import default_checkpoint, load_checkpoint
+from core_model.checkpoint import load_checkpoint
 from dicom_node.config import OWN, Config, Destination
 from dicom_node.delivery_dimse import echo
 from dicom_node.delivery_web import answers
 from dicom_node.errors import SightlineError
-from dicom_node.reader_loading import organ_segmenter
+from dicom_node.model_store import folder_of, read_pointer
+from dicom_node.organ_drawing import organ_segmenter
 from dicom_node.service.access import read_token
 from dicom_node.tls import server_context
 
@@ -62,7 +63,7 @@ class _FailedCheckError(Exception):
 def _result(name: str, check: Callable[[], str]) -> CheckResult:
     try:
         return CheckResult(name, True, check())
-    except (_FailedCheckError, OSError, ValueError) as error:
+    except (_FailedCheckError, SightlineError, OSError, ValueError) as error:
         return CheckResult(name, False, str(error).splitlines()[0])
 
 
@@ -107,9 +108,11 @@ def _disk(config: Config) -> str:
 
 
 def _checkpoint(config: Config) -> str:
-    folder = config.checkpoint or default_checkpoint()
-    identity = load_checkpoint(folder).identity
-    return f"{identity.name} {identity.version}, digest {identity.digest[:12]} verified"
+    """The one that the node would use: promoted, or as configured."""
+    digest = read_pointer(config).digest
+    identity = load_checkpoint(folder_of(config, digest)).identity
+    how = ", promoted" if digest else ""
+    return f"{identity.name} {identity.version}, digest {identity.digest[:12]} verified{how}"
 
 
 def _organs(config: Config) -> str:

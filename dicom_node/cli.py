@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_node import __version__
+from dicom_node import cli_texts as texts
 from dicom_node.errors import SightlineError
 
 if TYPE_CHECKING:
@@ -30,78 +31,6 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2  # as argparse itself exits
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-_ABOUT = """\
-A DICOM node that reads CT: organs, tumours and findings come back as DICOM-SEG and SR,
-and a study can be asked in words. Research software, not a medical device."""
-_EXAMPLES = """\
-examples:
-  sightline demo                               see all of it work, on a made-up patient
-  sightline read CT_FOLDER --out results       read one CT from disk
-  sightline query results/encoding.safetensors "hypodense lesion in the liver"
-  sightline check --config node.toml           is everything ready?
-  sightline serve --config node.toml           run the node
-  sightline status --config node.toml          which studies came, how far they are, what was not delivered
-  sightline retry --config node.toml           send now what waits or was given up
-  sightline tag 1.2.840.1 --config node.toml   what stands for a UID in the log
-
-exit status: 0 done, 1 a check or the demo failed, 2 bad input (one line says what and the cure)"""
-_PATH = "folder, zip or file of DICOM CT, or a NIfTI file (.nii, .nii.gz) in Hounsfield units"
-_READ = """\
-Read one CT. Of several series the best is read (axial and original first, then soft kernel,
-more of the body, contrast, thinner slices); the others are named with the reason."""
-_READ_EXAMPLES = """\
-examples:
-  sightline read /media/cdrom --out results
-  sightline read study.zip --out results --nifti
-  sightline read ct.nii.gz --out results --device cpu
-
-files in DIR:
-  lesions.seg.dcm organs.seg.dcm findings.sr.dcm   for the PACS (DICOM input only)
-  reading.json         the reading as numbers          encoding.safetensors   for sightline query
-  key_*.png            pictures                        *.nii.gz               masks, with --nifti"""
-_QUERY = "Find the place in a CT that a text describes."
-_QUERY_EXAMPLES = """\
-examples:
-  sightline query results/encoding.safetensors "stone in the gallbladder"     at once
-  sightline query CT_FOLDER "pleural effusion on the left" --json             reads the CT first"""
-_SERVE = """\
-Run the node: receive studies by C-STORE, read them, store the results back, answer questions
-over HTTP. With no FILE it listens on 127.0.0.1, port 11112 as SIGHTLINE for DICOM and port 11113
-for questions, keeps results in its archive, and shows metrics and health on 127.0.0.1, port 11114."""
-_SERVE_EXAMPLES = """\
-a configuration that sends results to a PACS:
-  ae_title = "SIGHTLINE"
-  address = "0.0.0.0"
-  port = 11112
-  calling_ae_titles = ["PACS"]
-  archive = "/var/lib/sightline"
-
-  [[destination]]
-  name = "pacs"
-  address = "10.0.0.5"
-  port = 104
-  ae_title = "PACS\""""
-_CHECK = """\
-Check configuration, archive, disk, checkpoint, ports, token and destinations (C-ECHO, over TLS where
-that is configured, or an empty STOW-RS request), one line each."""
-_STATUS = """\
-The studies that came last: state, results, corrections that radiologists sent, and how many
-results and corrections are delivered, wait, or were given up (dead). Then the destinations, with
-the reason where one is unreachable, and the results that a destination did not take."""
-_TAG = """\
-What stands for a value in the node's log and audit trail: a study's UID, an AE title, a Patient ID.
-Needs the archive's key, log.key, and so the right to read the archive."""
-_RETRY = """\
-Have results sent now that wait for their next attempt or were given up: all of them, or those of
-the studies that are named. The running node does it; days and pauses count anew."""
-_RETRY_EXAMPLES = """\
-examples:
-  sightline retry --config node.toml                        everything, after a PACS was repaired
-  sightline retry --config node.toml --destination pacs 1.2.840.113619.2.55.3"""
-_DEMO = """\
-Start a node and a small PACS on loopback, make a phantom study, send it, wait for SEG and SR,
-check them, ask one question, and show what was planted and what was found."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="sightline", description=_ABOUT, epilog=_EXAMPLES, formatter_class=style
+        prog="sightline", description=texts.ABOUT, epilog=texts.EXAMPLES, formatter_class=style
     )
     parser.add_argument("--version", action="version", version=f"sightline {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -145,13 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    demo = add("demo", "see all of it work, on a made-up patient", _DEMO, "", _demo)
+    demo = add("demo", "see all of it work, on a made-up patient", texts.DEMO, "", _demo)
     demo.add_argument("--out", type=Path, metavar="DIR", help="keep everything here (default: new folder)")
     demo.add_argument("--seed", type=int, default=7, metavar="N", help="of the phantom (default: 7)")
     demo.add_argument("--slices", type=int, metavar="N", help="images (default: one every 2 mm)")
     demo.add_argument("--matrix", type=int, metavar="N", help="rows and columns (default: 2 mm pixels)")
-    serve = add("serve", "run the node", _SERVE, _SERVE_EXAMPLES, _serve)
-    check = add("check", "is everything ready to serve?", _CHECK, "", _check)
+    serve = add("serve", "run the node", texts.SERVE, texts.SERVE_EXAMPLES, _serve)
+    check = add("check", "is everything ready to serve?", texts.CHECK, "", _check)
     serve.add_argument(
         "--only",
         action="append",
@@ -159,23 +88,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROLE",
         help="run only this part: receiver, reader, service or monitor; may be given more than once",
     )
-    status = add("status", "which studies came, and how far they are", _STATUS, "", _status)
+    status = add("status", "which studies came, and how far they are", texts.STATUS, "", _status)
     status.add_argument("--limit", type=int, default=20, metavar="N", help="how many studies (default: 20)")
     status.add_argument("--json", action="store_true", help="print JSON")
-    tag = add("tag", "what stands for a UID, AE title or Patient ID in the log", _TAG, "", _tag)
+    tag = add("tag", "what stands for a UID, AE title or Patient ID in the log", texts.TAG, "", _tag)
     tag.add_argument("value", help="as it is in the images; without the quotes that a shell may need")
-    retry = add("retry", "send now what was not delivered", _RETRY, _RETRY_EXAMPLES, _retry)
+    retry = add("retry", "send now what was not delivered", texts.RETRY, texts.RETRY_EXAMPLES, _retry)
     retry.add_argument("--destination", metavar="NAME", help="only there (default: everywhere)")
     retry.add_argument("studies", nargs="*", metavar="STUDY", help="Study Instance UID (default: all)")
-    for sub in (serve, check, status, retry, tag):
+    promote = add(
+        "promote", "read later studies with another model", texts.PROMOTE, texts.PROMOTE_EXAMPLES, _promote
+    )
+    what = promote.add_mutually_exclusive_group(required=True)
+    what.add_argument("checkpoint", type=Path, nargs="?", metavar="CHECKPOINT", help="folder of the new one")
+    what.add_argument("--list", action="store_true", help="which the node has, and which it uses")
+    what.add_argument("--back", action="store_true", help="use the one before again")
+    for sub in (serve, check, status, retry, tag, promote):
         sub.add_argument("--config", type=Path, metavar="FILE", help="TOML; without it a safe default")
-    read = add("read", "read one CT from disk", _READ, _READ_EXAMPLES, _read)
-    read.add_argument("path", type=Path, metavar="PATH", help=_PATH)
+    read = add("read", "read one CT from disk", texts.READ, texts.READ_EXAMPLES, _read)
+    read.add_argument("path", type=Path, metavar="PATH", help=texts.PATH)
     read.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
     read.add_argument("--nifti", action="store_true", help="also write the masks as NIfTI")
     read.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
-    query = add("query", "find what a text describes", _QUERY, _QUERY_EXAMPLES, _query)
-    query.add_argument("path", type=Path, metavar="PATH", help=f"encoding.safetensors, or {_PATH}")
+    query = add("query", "find what a text describes", texts.QUERY, texts.QUERY_EXAMPLES, _query)
+    query.add_argument("path", type=Path, metavar="PATH", help=f"encoding.safetensors, or {texts.PATH}")
     query.add_argument("text", help="what to look for, in English")
     query.add_argument("--json", action="store_true", help="print JSON")
     for sub in (read, query, demo):
@@ -321,6 +257,9 @@ def _status(given: argparse.Namespace) -> int:
     from dicom_node.config import load_config  # noqa: PLC0415
     from dicom_node.delivery_status import destinations, undelivered  # noqa: PLC0415
     from dicom_node.delivery_tables import delivery_tables  # noqa: PLC0415
+    from dicom_node.model_store import read_pointer  # noqa: PLC0415
+    from dicom_node.model_tables import model_document, model_sentence, refusal_sentence  # noqa: PLC0415
+    from dicom_node.promotion import in_use  # noqa: PLC0415
     from dicom_node.reading_tables import status_table  # noqa: PLC0415
     from dicom_node.status import newest_studies  # noqa: PLC0415
 
@@ -331,8 +270,10 @@ def _status(given: argparse.Namespace) -> int:
     studies = newest_studies(archive, given.limit)
     peers, results = destinations(archive, config), undelivered(archive, given.limit)
     archive.index.close()
+    model, refused = in_use(config), read_pointer(config).refused
     if given.json:
         document = {
+            "model": model_document(model, refused),
             "studies": [dataclasses.asdict(line) for line in studies],
             "destinations": [dataclasses.asdict(line) for line in peers],
             "undelivered": [dataclasses.asdict(line) for line in results],
@@ -340,12 +281,34 @@ def _status(given: argparse.Namespace) -> int:
         print(json.dumps(document))
         return 0
     console, now = Console(), time.time()
+    _line(console, model_sentence(model, now))
+    for one in refused:
+        _line(console, refusal_sentence(one, now))
     if studies:
         console.print(status_table(studies, now))
     else:
         print("no study has come yet")
     for table in delivery_tables(peers, results, now):
         console.print(table)
+    return 0
+
+
+def _promote(given: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from dicom_node import promotion  # noqa: PLC0415
+    from dicom_node.config import load_config  # noqa: PLC0415
+    from dicom_node.model_tables import model_sentence, models_table  # noqa: PLC0415
+
+    config, now = load_config(given.config), time.time()
+    if given.list:
+        Console().print(models_table(promotion.all_models(config), now))
+        return 0
+    if given.back:
+        promotion.go_back(config)
+    else:
+        promotion.promote(config, given.checkpoint)
+    _line(Console(), model_sentence(promotion.in_use(config), now))
     return 0
 
 

@@ -18,8 +18,8 @@ from dicom_node.database import bring_up_to_date, first_line, open_engine, witho
 from dicom_node.errors import SightlineError
 
 # Raise it when a table, an index or a column that may be null is added; nothing else may change.
-# 2: `Worker`.
-SCHEMA_VERSION = 2
+# 2: `Worker`. 3: `Generation.choices`.
+SCHEMA_VERSION = 3
 UID = sa.String(64)  # PS3.5 table 6.2-1, VR UI
 # Bytes and row numbers outgrow 32 bits; SQLite numbers rows only in a column declared INTEGER.
 Large = Annotated[int, mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"))]
@@ -96,7 +96,8 @@ class Generation(Base):
     read), ``unchanged`` (this very input was read before), ``failed``, or ``set aside`` until a
     person wants it tried (it never became complete, or ended its reader again and again);
     `reason` says why.
-    `sop_instance_uids` are the slices of the chosen series in slice order.
+    `sop_instance_uids` are the slices of the chosen series in slice order. `choices` counts how often it was
+    chosen again, because another model was promoted before it was read; null for never.
     """
 
     __tablename__ = "generation"
@@ -111,6 +112,7 @@ class Generation(Base):
     series_instance_uid: Mapped[str | None] = mapped_column(UID)
     sop_instance_uids: Mapped[list[str] | None] = mapped_column(sa.JSON)
     reading_key: Mapped[str | None] = mapped_column(sa.String(64), index=True)
+    choices: Mapped[int | None]
     __table_args__ = (sa.UniqueConstraint("study_instance_uid", "number"),)
 
 

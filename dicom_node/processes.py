@@ -80,11 +80,12 @@ def run_reader(config: Config, stop: threading.Event, say_ready: SayReady, slot:
     SightlineError: the archive cannot be opened, or the checkpoint or what draws the organs not loaded.
     """
     # The receiver process must not pay for torch: half a gigabyte and some seconds.
-    from dicom_node.reader_loading import load_reader  # noqa: PLC0415
+    from dicom_node.model_in_use import ModelInUse  # noqa: PLC0415
     from dicom_node.reading_process import read_and_deliver  # noqa: PLC0415
 
     archive = Archive.open(config)
-    read_and_deliver(config, archive, load_reader(config), stop, say_ready=say_ready, slot=slot)
+    models = ModelInUse(config, config.device)
+    read_and_deliver(config, archive, models, stop, say_ready=say_ready, slot=slot)
 
 
 def run_query_service(config: Config, stop: threading.Event, say_ready: SayReady) -> None:

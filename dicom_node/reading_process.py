@@ -13,8 +13,8 @@ from dicom_node.archive import Archive
 from dicom_node.config import Config
 from dicom_node.delivery import Courier
 from dicom_node.expected_instances import Asker
+from dicom_node.model_in_use import GivesReader
 from dicom_node.outages import outlast
-from dicom_node.readings import CanRead
 from dicom_node.workers import worker_name
 from dicom_node.workflow import Workflow
 
@@ -26,7 +26,7 @@ STOP_SECONDS = 10.0
 def read_and_deliver(
     config: Config,
     archive: Archive,
-    reader: CanRead,
+    models: GivesReader,
     stop: threading.Event,
     *,
     say_ready: Callable[[], None],
@@ -36,11 +36,11 @@ def read_and_deliver(
 
     Parameters
     ----------
-    reader: the model, loaded.
+    models: gives the model in use, loaded.
     say_ready: called once work has begun.
     slot: tells readers on one host apart.
     """
-    workflow = Workflow(config, archive, reader, slot)
+    workflow = Workflow(config, archive, models, slot)
     workflow.start()
     courier = Courier(config, archive, worker_name("reader", slot))
     threads = [_lasting(lambda: courier.run(stop), "courier", stop)]
@@ -48,7 +48,8 @@ def read_and_deliver(
     if config.completeness.ask is not None:
         asker = Asker(config, archive.index)
         threads.append(_lasting(lambda: asker.run(stop), "asking", stop))
-    logger.info("reader ready model=%s version=%s", reader.identity.name, reader.identity.version)
+    identity = models.current().identity
+    logger.info("reader ready model=%s version=%s", identity.name, identity.version)
     if not config.destinations:
         logger.warning("no destination is configured: results stay in the archive")
     say_ready()

@@ -39,6 +39,7 @@ from dicom_node.series_settings import WAS_READ
 
 logger = logging.getLogger(__name__)
 
+MOST_CHOICES = 20  # of one generation; readers that disagree for good would choose for ever
 _RANK = {LESIONS: 0, ORGANS: 0, REPORT: REPORT_RANK}
 
 
@@ -63,6 +64,19 @@ class CanRead(Protocol):
         """Read one CT volume."""
 
 
+class ChosenForAnotherModelError(Exception):
+    """The series was chosen when another model was in use; it has to be chosen again.
+
+    Parameters
+    ----------
+    key: of the reading that is not made.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"reading {key[:12]} was to be made by another model")
+        self.key = key
+
+
 @dataclass(frozen=True)
 class Finished:
     """What is known of a reading besides its files.
@@ -73,12 +87,14 @@ class Finished:
     seconds: per stage, in order: load, the reader's own, write.
     peak_rss_bytes: largest resident memory of the process so far.
     device: what the reader ran on.
+    key: of the reading; "" where an older version of this program noted it.
     """
 
     started_at: float
     seconds: dict[str, float]
     peak_rss_bytes: int
     device: str
+    key: str = ""
 
 
 def select(
@@ -135,6 +151,7 @@ def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) 
     Raises
     ------
     SightlineError: the pixels cannot be decoded; the message says why.
+    ChosenForAnotherModelError: the key is that of another model's reading (or of other settings).
     """
     started = time.time()
     with archive.index.reading() as session:
@@ -145,7 +162,9 @@ def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) 
         done = session.get(ReadingRow, key)
         earlier = _earlier_reading(session, generation)
     if done is not None and results_folder(archive, key).exists():  # else retention has removed it
-        return Finished(done.started_at, done.seconds, done.peak_rss_bytes, done.device)
+        return Finished(done.started_at, done.seconds, done.peak_rss_bytes, done.device, key)
+    if key != result_key(generation.sop_instance_uids, reader.identity.digest, config.settings_digest):
+        raise ChosenForAnotherModelError(key)
     clock = time.perf_counter()
     series = classify_series(read_references(generation.sop_instance_uids, archive.path), WAS_READ)
     if not isinstance(series, CandidateSeries):
@@ -157,8 +176,36 @@ def read(archive: Archive, config: Config, reader: CanRead, generation_id: int) 
     _write_results(results_folder(archive, key), config, reading, loaded, earlier=earlier)
     seconds = {"load": load_seconds, **reading.seconds, "write": time.perf_counter() - clock}
     return Finished(
-        started_at=started, seconds=seconds, peak_rss_bytes=peak_rss_bytes(), device=reading.device
+        started_at=started,
+        seconds=seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+        device=reading.device,
+        key=key,
     )
+
+
+def choose_again(archive: Archive, generation_id: int, key: str) -> bool:
+    """Have a generation's series chosen again that was chosen for another model.
+
+    Parameters
+    ----------
+    key: of the reading that was not made; where another one was chosen since, nothing is done.
+
+    Returns
+    -------
+    Whether it waits to be chosen.
+    """
+    with archive.index.writing() as session:
+        generation = session.get_one(Generation, generation_id)
+        if generation.state != "queued" or generation.reading_key != key:
+            return False
+        generation.choices = (generation.choices or 0) + 1
+        if generation.choices > MOST_CHOICES:
+            generation.state = "failed"
+            generation.reason = "the node's readers use different models or [results]; make them alike"
+            return False
+        generation.state, generation.reading_key = "complete", None
+    return True
 
 
 def _earlier_reading(session: Session, generation: Generation) -> str | None:
@@ -223,6 +270,8 @@ def publish(archive: Archive, config: Config, generation_id: int, finished: Fini
         key = generation.reading_key
         if key is None:
             raise ValueError(f"generation {generation_id} has no reading key; call select first")
+        if finished.key not in ("", key):  # taken for dead meanwhile, and chosen again for another model
+            return
         generation.state = "read"
         if session.get(ReadingRow, key) is not None:
             return

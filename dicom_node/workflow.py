@@ -5,6 +5,8 @@ that ended is never repeated, one that was cut off is. What the steps do is in
 `dicom_node.readings`; step inputs and outputs are ids and numbers, kept as JSON (DBOS would
 pickle by default). One reading at a time per process: a model fills its device. Several
 processes, on one host or many, share the queue; what a dead one had begun goes to the others.
+A model that is promoted is taken up between two studies; what was chosen for the one before and is not read
+yet is chosen again, so that key, UIDs and reader of a reading always belong together.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from dicom_node.completeness_settings import SET_ASIDE
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
 from dicom_node.index import Generation
+from dicom_node.model_in_use import GivesReader
 from dicom_node.outages import is_outage, outlast
 from dicom_node.words import in_words
 from dicom_node.workers import Heartbeat, worker_name
@@ -43,6 +46,7 @@ RECONCILE_SECONDS = 10.0
 OUTAGE_SECONDS = 1.0  # pause between two looks while the database is away
 _TOO_MANY_TRIES = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 _BROKEN_OFF = ("ERROR", "CANCELLED")
+NOT_READ = "not_read"  # instead of what `read` gives: the key that was chosen for another model
 
 
 class Workflow:
@@ -52,14 +56,14 @@ class Workflow:
     ----------
     config: of the node.
     archive: what was received.
-    reader: `core_model.reader.Reader`, loaded.
+    models: gives the model in use, loaded; asked before each study and between studies.
     slot: tells readers on one host apart; together with the host it names this worker.
     """
 
-    def __init__(self, config: Config, archive: Archive, reader: readings.CanRead, slot: int = 0) -> None:
+    def __init__(self, config: Config, archive: Archive, models: GivesReader, slot: int = 0) -> None:
         self._config = config
         self._archive = archive
-        self._reader = reader
+        self._models = models
         self._heartbeat = Heartbeat(archive.index, worker_name("reader", slot), config.heartbeat_seconds)
         self._one_at_a_time = threading.Lock()
         self._running: set[int] = set()  # generations whose workflow runs in this process
@@ -102,6 +106,7 @@ class Workflow:
         reconciled = time.monotonic()
         while not stop.wait(POLL_SECONDS):
             try:
+                self._take_up()
                 complete_studies(
                     self._archive.index, self._config, expected=None if expected is None else expected()
                 )
@@ -116,6 +121,14 @@ class Workflow:
                     raise
                 logger.warning("waiting for database or disk error=%s", in_words(error))
                 stop.wait(OUTAGE_SECONDS)
+
+    def _take_up(self) -> None:
+        """Load what was promoted, unless a study is being read: then it is done before the next one."""
+        if self._one_at_a_time.acquire(blocking=False):
+            try:
+                self._models.current()
+            finally:
+                self._one_at_a_time.release()
 
     def reconcile(self) -> None:
         """Bring index, queue and workers together again after a crash of any of them.
@@ -184,12 +197,9 @@ class Workflow:
             generation.number,
         )
         try:
+            model = self._models.current()
             chosen = readings.select(
-                self._archive,
-                self._config,
-                self._reader.identity,
-                generation,
-                organs_by=self._reader.organ_drawing,
+                self._archive, self._config, model.identity, generation, organs_by=model.organ_drawing
             )
         except (SightlineError, ValueError, OSError) as error:
             if is_outage(error):
@@ -219,15 +229,23 @@ class Workflow:
         @DBOS.step(name="read", retries_allowed=True, max_attempts=2, should_retry=_may_pass)
         def read(generation_id: int) -> dict[str, Any]:
             with self._one_at_a_time:
-                finished = outlast(
-                    lambda: readings.read(archive, config, self._reader, generation_id), "reading"
-                )
+                reader = self._models.current()
+                try:
+                    finished = outlast(
+                        lambda: readings.read(archive, config, reader, generation_id), "reading"
+                    )
+                except readings.ChosenForAnotherModelError as error:
+                    return {NOT_READ: error.key}
             return asdict(finished)
 
         @DBOS.step(name="publish")
         def publish(generation_id: int, finished: dict[str, Any]) -> None:
             done = readings.Finished(**finished)
             outlast(lambda: readings.publish(archive, config, generation_id, done), "publishing")
+
+        @DBOS.step(name="choose again")
+        def choose_again(generation_id: int, key: str) -> None:
+            outlast(lambda: readings.choose_again(archive, generation_id, key), "choosing again")
 
         @DBOS.step(name="fail")
         def fail(generation_id: int, reason: str) -> None:
@@ -241,7 +259,12 @@ class Workflow:
         def read_study(generation_id: int) -> None:
             self._running.add(generation_id)
             try:
-                publish(generation_id, read(generation_id))
+                finished = read(generation_id)
+                if NOT_READ in finished:
+                    logger.info("chosen again for another model generation_id=%d", generation_id)
+                    choose_again(generation_id, finished[NOT_READ])
+                else:
+                    publish(generation_id, finished)
             except Exception as error:  # whatever one study does to the model, the next is read
                 if is_outage(error):  # DBOS could not keep a step's outcome: no fault of the study
                     raise
@@ -264,8 +287,13 @@ class Workflow:
 
 
 def _workflow_id(generation: Generation) -> str:
-    """From the idempotency key; with the generation, so that a failed reading can be tried anew."""
-    return f"read-{generation.reading_key}-{generation.id}"
+    """From the idempotency key; with the generation, so that a failed reading can be tried anew.
+
+    And with how often it was chosen again, so that a model that is promoted, left and gone back to does not
+    meet the workflow that was ended for the sake of another.
+    """
+    again = f"-{generation.choices}" if generation.choices else ""
+    return f"read-{generation.reading_key}-{generation.id}{again}"
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -1,16 +1,18 @@
-"""Fine-tune a checkpoint on a labelled tumour set of real CT.
+"""Fine-tune a checkpoint on a labelled tumour set of real CT, or on a node's corrections.
 
 ``python -m training.finetune CHECKPOINT SET --tumour liver_tumour --label 2 --organ-label 1 --out runs/x``
 trains the lesion decoder and the text's mask classifier on chosen voxels, on a frozen encoder. A set
 labels one kind of tumour and is silent about all others: what the checkpoint says of those is kept by
 comparing with its own answers (our choice). Thresholds must be set anew (`training.calibrate`); organs
-and language heads stay as they are.
+and language heads stay as they are. With ``--archive`` it retrains on a node's archive instead
+(`training.retraining.command`, ``python -m training.finetune --archive DIR --help``).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +122,7 @@ class FineTuning(Run):
     settings: its ``[model]`` is not read: the checkpoint has its own.
     source: the checkpoint that is fine-tuned.
     cases: of `prepare`.
+    target: what is labelled; None where `taught` says it.
     about: the set's ``dataset.json``.
     """
 
@@ -131,7 +134,7 @@ class FineTuning(Run):
         *,
         source: Checkpoint,
         cases: Sequence[LabelledCase],
-        target: Target,
+        target: Target | None,
         about: dict[str, Any],
     ) -> None:
         self.source, self.cases, self.target, self.about = source, list(cases), target, about
@@ -148,29 +151,42 @@ class FineTuning(Run):
         model.channels_last()
         return model
 
+    @property
+    def taught(self) -> tuple[int, ...]:
+        """Indices in the dictionary of what the set labels; of all else the source's answers are kept."""
+        if self.target is None:
+            raise ValueError("target is None; say what is labelled")
+        return (self.target.index,)
+
     def data(self) -> IterableDataset[Crop]:
         """Crops of the cases that have not been read yet."""
         return LabelledCrops(
             self.cases,
             self.model.config.window,
             self.model.config.spacing_mm,
-            abnormality=self.target.index,
+            abnormality=self.taught[0],
             seed=self.settings.data["seed"],
             start=self.read_batches,
             batch=int(self.settings.optimiser["batch"]),
         )
 
     def losses(self, bank: TextBank, batch: Crop, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """ "masks" of the labelled tumour, plus agreement with the checkpoint on all others."""
+        """ "masks" of what is labelled, plus agreement with the checkpoint on all else."""
         voxels = self.voxels.draw(rng, self.settings.lesion_voxels["per_update"])
         wording = draw(bank.present, rng)  # (A, width)
         with torch.no_grad():
             before = text_logits(self.teacher, self.teacher.project_text(wording), voxels.read).sigmoid()
         logits = text_logits(self.model, self.model.project_text(wording), voxels.read)  # (N, A)
-        own = torch.arange(logits.shape[1], device=logits.device) == self.target.index
+        own = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+        own[list(self.taught)] = True
         kept = F.binary_cross_entropy_with_logits(logits[:, ~own], before[:, ~own])
         labelled = lesion_voxel_loss(logits[:, own], voxels.target[:, own], voxels.judged[:, own])
         return {"masks": labelled + KEEP_WEIGHT * kept}
+
+    def about_data(self) -> dict[str, Any]:
+        """What the card says of the data, besides the number of images."""
+        found = {k: self.about[k] for k in ("name", "licence", "release") if k in self.about}
+        return {"fine_tuned_on": found} | ({} if self.target is None else {"tumour": self.target.tumour})
 
     def card(self) -> dict[str, Any]:
         """What the checkpoint says of itself: its source's card, and the set."""
@@ -179,12 +195,9 @@ class FineTuning(Run):
         card["description"] = (
             "Research model, fine-tuned on real CT with labelled tumours. Not a medical device."
         )
-        card["data"] = {
-            "fine_tuned_on": {k: self.about[k] for k in ("name", "licence", "release") if k in self.about},
-            "tumour": self.target.tumour,
-            "real_images": len(self.cases),
-        }
-        known = {a.name for a in searched(self.source.card)} | {self.target.tumour}
+        card["data"] = {**self.about_data(), "real_images": len(self.cases)}
+        labelled = {abnormalities()[index].name for index in self.taught}
+        known = {a.name for a in searched(self.source.card)} | labelled
         card["abnormalities"] = [a.name for a in abnormalities() if a.name in known]
         card["text_encoder"] = self.source.card.get("text_encoder", card["text_encoder"])
         card["fine_tuned_from"] = self.source.identity.digest
@@ -220,12 +233,19 @@ def fine_tuning_settings(source: Checkpoint, **changes: Any) -> Settings:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if any(one.partition("=")[0] == "--archive" for one in given):
+        from training.retraining.command import main as retrain  # noqa: PLC0415 - it needs this module
+
+        retrain(given)
+        return
     parser = argparse.ArgumentParser(
         prog="python -m training.finetune",
         description="Fine-tune a checkpoint on a labelled tumour set: a folder with dataset.json, imagesTr "
         "and labelsTr (Medical Segmentation Decathlon). Interrupt it at will: the same command goes on.",
         epilog="example: python -m training.finetune runs/a/checkpoint Task03_Liver --tumour liver_tumour "
-        "--label 2 --organ-label 1 --out runs/liver",
+        "--label 2 --organ-label 1 --out runs/liver. On a node's archive and its radiologists' corrections: "
+        "python -m training.finetune --archive ARCHIVE --out runs/ours (--archive ARCHIVE --help says more)",
     )
     tumours = [a.name for a in abnormalities() if a.tumour]
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder to start from")
@@ -239,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(given)
     target = Target(args.tumour, args.label, args.organ_label)
     device = torch.device(args.device)
     try:

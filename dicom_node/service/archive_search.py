@@ -14,6 +14,7 @@ import json
 import logging
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,9 +101,9 @@ class ArchiveSearch:
         """How many studies are searched."""
         return len(self._where)
 
-    def keep_up(self, stop: threading.Event) -> None:
-        """Add what is read until `stop` is set."""
-        while not stop.is_set():
+    def keep_up(self, stop: threading.Event, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Add what is read until `stop` is set, or this search is no longer `wanted`."""
+        while not stop.is_set() and wanted():
             try:
                 self.refresh(stop)
             except sa.exc.DBAPIError as error:  # the database is busy or away: the next round tries again

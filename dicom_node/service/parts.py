@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Protocol, cast
+from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from core_model.question import Question
-from core_model.reading import ModelIdentity
 from dicom_node.archive import Archive
 from dicom_node.config import Config
+from dicom_node.service.answering import Answering, GivesAsker
 from dicom_node.service.archive_search import ArchiveSearch
 from dicom_node.service.encodings import EncodingCache
 from dicom_node.service.jobs import Jobs
 from dicom_node.service.slice_source import SliceSource
-from dicom_node.service.texts import TextCache
-
-
-class CanAsk(Protocol):
-    """What is asked of `core_model.reader.Reader`."""
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Which model answers."""
-
-    @property
-    def by_slab(self) -> bool:
-        """Whether slabs decide on the axial position."""
-
-    def questions(self, texts: Sequence[str]) -> list[Question]:
-        """Texts as questions; ValueError where one holds nothing to look for."""
 
 
 @dataclass(frozen=True)
@@ -44,44 +27,49 @@ class Parts:
     ----------
     config: of the node.
     archive: files and index.
-    reader: embeds texts and finds places.
+    answering: the models that embed texts and find places; kept up to date by `running`.
     encodings: those that were asked lately.
-    texts: the questions that were asked lately.
-    search: over all studies; kept up to date by `start`.
     jobs: what takes longer than an answer may.
     slices: what pictures of slices are made of.
     """
 
     config: Config
     archive: Archive
-    reader: CanAsk
+    answering: Answering
     encodings: EncodingCache
-    texts: TextCache
-    search: ArchiveSearch
     jobs: Jobs
     slices: SliceSource
 
     @classmethod
-    def of(cls, config: Config, archive: Archive, reader: CanAsk) -> Parts:
-        """The parts of a service that answers for `archive`."""
+    def of(cls, config: Config, archive: Archive, models: GivesAsker) -> Parts:
+        """The parts of a service that answers for `archive`, by the model that `models` gives."""
         encodings = EncodingCache(config.service.cache_mib << 20)
-        search = ArchiveSearch(archive, reader.identity.digest, by_slab=reader.by_slab)
-        texts, jobs = TextCache(reader.questions), Jobs(config, archive)
-        return cls(config, archive, reader, encodings, texts, search, jobs, SliceSource(archive))
+        answering, jobs = Answering(config, archive, models), Jobs(config, archive)
+        return cls(config, archive, answering, encodings, jobs, SliceSource(archive))
+
+    @property
+    def search(self) -> ArchiveSearch:
+        """Over all studies that the model in use has read."""
+        return self.answering.now.search
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Do jobs and keep the search up to date as long as this is entered."""
+        """Do jobs, and keep model and search up to date as long as this is entered."""
         stop = threading.Event()
-        keeper = threading.Thread(target=self.search.keep_up, args=(stop,), name="search", daemon=True)
+        keepers = [
+            threading.Thread(target=self.answering.search_on, args=(stop,), name="search", daemon=True),
+            threading.Thread(target=self.answering.keep_up, args=(stop,), name="model", daemon=True),
+        ]
         self.jobs.start()
-        keeper.start()
+        for keeper in keepers:
+            keeper.start()
         try:
             yield
         finally:
             stop.set()
             self.jobs.close()
-            keeper.join(timeout=5)
+            for keeper in keepers:
+                keeper.join(timeout=5)
 
 
 def _parts(request: Request) -> Parts:

@@ -14,13 +14,16 @@ router = APIRouter()
 
 @router.post("/query", responses=described(400, 401, 413, 422))
 def query(parts: Shared, asked: AskedStudies) -> StudyHits:
-    """The studies that a text is found in best, and where in each. Scores compare within one answer."""
-    embedding = parts.texts.get(asked.text).embedding
-    found = parts.search.search(embedding, asked.k)
+    """The studies that a text is found in best, and where in each. Scores compare within one answer.
+
+    Of studies that the model in use has read.
+    """
+    now = parts.answering.now
+    found = now.search.search(now.texts.get(asked.text).embedding, asked.k)
     return StudyHits(
         text=asked.text,
-        model=model_of(parts),
-        searched=parts.search.searched,
+        model=model_of(now),
+        searched=now.search.searched,
         hits=[
             StudyHit(
                 study_instance_uid=one.study_instance_uid,

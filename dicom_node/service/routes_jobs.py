@@ -40,10 +40,12 @@ _BYTES = {"schema": {"type": "string", "format": "binary"}}
 def mask(parts: Shared, study_uid: Uid, asked: Asked) -> Job:
     """Draw what a text describes; the job's result is ``.seg.nrrd`` on the CT's grid."""
     held = catalogue.held(parts.archive, study_uid)
-    parts.texts.get(asked.text)  # refuses what holds nothing to look for
+    now = parts.answering.now
+    now.texts.get(asked.text)  # refuses what holds nothing to look for
     target = parts.jobs.folder / f"{uuid.uuid4().hex}.seg.nrrd"
     files = {uid: parts.archive.path(uid) for uid in {one.partition("#")[0] for one in held.slices}}
-    task = MaskTask(asked.text, target, held.slices, files, held.folder)
+    model = now.reader.identity.digest
+    task = MaskTask(asked.text, target, held.slices, files, held.folder, model)
     return parts.jobs.submit("mask", task, study=study_uid, result=target, media_type=NRRD)
 
 
@@ -109,9 +111,8 @@ def _refuse_without_room(parts: Parts) -> None:
         raise ApiError(409, "the disk of the node is full", "make room there, or lower reserve_gib")
 
 
-def _reads_with(parts: Parts) -> str:
+def _reads_with(parts: Parts, digest: str) -> str:
     """The model and who draws the organs, as uploads are named by."""
-    digest = parts.reader.identity.digest
     return digest if parts.config.organs == OWN else f"{digest} {parts.config.settings_digest}"
 
 
@@ -124,7 +125,8 @@ def _queue(parts: Parts, source: Path, sha256: str, series_instance_uid: str | N
     except SightlineError as error:
         words, _, cure = error.message.partition("; ")
         raise ApiError(422, words, cure or "send a CT of the body in millimetres") from None
-    named = Uploaded.of(sha256, _reads_with(parts))
+    model = parts.answering.now.reader.identity.digest
+    named = Uploaded.of(sha256, _reads_with(parts, model))
     folder = upload_folder(parts.archive, named.key)
     uploaded_at = time.time()
 
@@ -140,7 +142,7 @@ def _queue(parts: Parts, source: Path, sha256: str, series_instance_uid: str | N
         with parts.archive.index.writing() as session:
             session.merge(row)
 
-    task = UploadTask(source, folder, series_instance_uid)
+    task = UploadTask(source, folder, series_instance_uid, model)
     return parts.jobs.submit(
         "upload",
         task,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from core_model.localization import Searchable
 from core_model.ranking import heat, ranked_places
 from dicom_node.service import catalogue
+from dicom_node.service.answering import Answerer
 from dicom_node.service.errors import ApiError, described
 from dicom_node.service.masks import Kind, stored_masks
 from dicom_node.service.models import Asked, AskedPlaces, Hit, Hits, Uid
@@ -29,33 +30,27 @@ class NrrdResponse(Response):
     media_type = NRRD
 
 
-def searchable(parts: Parts, study_uid: str) -> Searchable:
-    """The encoding of a study, made by the model that answers.
+def searchable(parts: Parts, study_uid: str) -> tuple[Searchable, Answerer]:
+    """The encoding of a study, and the model that made it, which alone can be asked about it.
 
     Raises
     ------
-    ApiError: 404 or 409, the study is not known, not read, or was read by another model.
+    ApiError: 404 or 409, the study is not known, not read, or was read by a model that is gone.
     """
     study = parts.encodings.get(catalogue.held(parts.archive, study_uid))
-    made_by = study.encoding.model
-    if made_by.digest != parts.reader.identity.digest:
-        raise ApiError(
-            409,
-            f"the study was read by model {made_by.name} {made_by.version}, another one answers now",
-            "send the study again, so that this model reads it",
-        )
+    answerer = parts.answering.by(study.encoding.model)
     if not study.inside.any():
         raise ApiError(409, "the stored encoding of the study shows no body", "send the study again")
-    return study
+    return study, answerer
 
 
 @router.post("/studies/{study_uid}/query", responses=described(400, 401, 404, 409, 413, 422))
 def query(parts: Shared, study_uid: Uid, asked: AskedPlaces) -> Hits:
     """The best places of a text in a study, best first, none near a better one."""
-    study = searchable(parts, study_uid)
-    question = parts.texts.get(asked.text)
-    places = ranked_places(study, question, asked.k, by_slab=parts.reader.by_slab)
-    return Hits(text=asked.text, model=model_of(parts), hits=[Hit.of(place) for place in places])
+    study, answerer = searchable(parts, study_uid)
+    question = answerer.texts.get(asked.text)
+    places = ranked_places(study, question, asked.k, by_slab=answerer.reader.by_slab)
+    return Hits(text=asked.text, model=model_of(answerer), hits=[Hit.of(place) for place in places])
 
 
 @router.post(
@@ -65,8 +60,8 @@ def query(parts: Shared, study_uid: Uid, asked: AskedPlaces) -> Hits:
 )
 def heatmap(parts: Shared, study_uid: Uid, asked: Asked) -> NrrdResponse:
     """How well every cell agrees with a text: 0 at the median of the body, 1 at the best cell; LPS, mm."""
-    study = searchable(parts, study_uid)
-    share = heat(study, parts.texts.get(asked.text), by_slab=parts.reader.by_slab)
+    study, answerer = searchable(parts, study_uid)
+    share = heat(study, answerer.texts.get(asked.text), by_slab=answerer.reader.by_slab)
     return NrrdResponse(volume_nrrd(study.encoding.grid.with_array(share)))
 
 

@@ -105,9 +105,9 @@ def slice_outlines(
 def slice_heatmap(parts: Shared, study_uid: Uid, slice_index: SliceIndex, asked: Asked) -> PngResponse:
     """How well the places of one slice agree with a text, to be stretched over its image."""
     held, stack = _one(parts, study_uid, slice_index)
-    study = searchable(parts, study_uid)
-    question = parts.texts.get(asked.text)
-    share = parts.slices.heat(held, study, question, by_slab=parts.reader.by_slab)
+    study, answerer = searchable(parts, study_uid)
+    question = answerer.texts.get(asked.text)
+    share = parts.slices.heat(held, study, question, by_slab=answerer.reader.by_slab)
     return _png(heat_png(share, study.encoding.grid, stack.layout_at(slice_index), slice_index))
 
 

@@ -12,24 +12,25 @@ from dicom_node.archive import tag
 from dicom_node.completeness import open_again
 from dicom_node.reading_files import READING
 from dicom_node.service import catalogue
+from dicom_node.service.answering import Answerer
 from dicom_node.service.errors import ApiError, described
 from dicom_node.service.models import Health, Model, ReadingDocument, Studies, Study, Uid
-from dicom_node.service.parts import Parts, Shared
+from dicom_node.service.parts import Shared
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
 
 
-def model_of(parts: Parts) -> Model:
+def model_of(answerer: Answerer) -> Model:
     """The model that answers."""
-    identity = parts.reader.identity
+    identity = answerer.reader.identity
     return Model(name=identity.name, version=identity.version, digest=identity.digest)
 
 
 @router.get("/health")
 def health(parts: Shared) -> Health:
     """Who is there; needs no token."""
-    return Health(version=dicom_node.__version__, model=model_of(parts))
+    return Health(version=dicom_node.__version__, model=model_of(parts.answering.now))
 
 
 @router.get("/studies", responses=described(401, 422))

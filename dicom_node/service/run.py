@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 import torch
 
-from core_model.reader import Reader
 from dicom_node.archive import Archive
 from dicom_node.config import Config
-from dicom_node.errors import SightlineError
 from dicom_node.http_server import base_url, listen, serve_until, server
+from dicom_node.model_in_use import ModelInUse
 from dicom_node.service.access import access_token, token_path
 from dicom_node.service.app import create_app
 from dicom_node.service.parts import Parts
@@ -32,15 +31,10 @@ def run_service(config: Config, stop: threading.Event, say_ready: Callable[[], N
     token = access_token(config)
     settings = config.service
     with listen("service", settings.address, settings.port) as listening:
-        try:
-            # Texts are embedded on the CPU: short sentences, and the device is the reader's.
-            reader = Reader.load(config.checkpoint, "cpu")
-        except (OSError, ValueError, RuntimeError) as error:
-            raise SightlineError(f"checkpoint: {error}") from error
-        reader.question("lesion")  # embeds the dictionary: the first to ask would wait a second for it
+        # Texts are embedded on the CPU: short sentences, and the device is the reader's.
+        parts = Parts.of(config, archive, ModelInUse(config, "cpu"))
         # Many short questions at once: one core each beats all cores for each.
         torch.set_num_threads(1)
-        parts = Parts.of(config, archive, reader)
         app = create_app(parts, token)
         http = server("service", app, settings.certificate, settings.key, settings.client_authority)
 

@@ -2,7 +2,8 @@
 
 A process of its own, so that a reading never holds up answers, a cancelled one ends at once,
 and one that runs out of memory takes nothing else with it. It has a `Reader` of its own, loaded at the
-first job. It writes files and never the index: that is `dicom_node.service.jobs`'s.
+first job, and anew after another one was promoted. It writes files and never the index: that is
+`dicom_node.service.jobs`'s.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pathlib import Path
 from core_model.reader import Reader
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
-from dicom_node.reader_loading import load_reader
+from dicom_node.model_in_use import load_model
+from dicom_node.organ_drawing import organ_segmenter
 from dicom_node.series import CandidateSeries, classify_series
 from dicom_node.series_frames import read_references
 from dicom_node.series_pixels import load_series
@@ -35,11 +37,12 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class UploadTask:
-    """Read the volume in `source` and keep the reading in `folder`."""
+    """Read the volume in `source` with the model of digest `model` and keep the reading in `folder`."""
 
     source: Path
     folder: Path
     series_instance_uid: str | None
+    model: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class MaskTask:
     slices: as `dicom_node.service.catalogue.Held.slices`; empty for an upload.
     files: where the file of each SOP Instance UID lies.
     folder: of the upload.
+    model: digest of the model that draws.
     """
 
     text: str
@@ -58,6 +62,7 @@ class MaskTask:
     slices: tuple[str, ...]
     files: dict[str, Path]
     folder: Path
+    model: str
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,9 @@ def worker_main(config: Config, tasks: Connection) -> None:
             tasks.send(Report(stage, round(min(max(share, 0.0), 1.0), 3)))
 
         try:
-            if reader is None:
+            if reader is None or reader.identity.digest != task.model:
                 progress("load model", 0.0)
-                reader = load_reader(config)
+                reader = load_model(config, task.model, config.device, organ_segmenter(config))
             tasks.send(do(task, reader, progress))
         except (BrokenPipeError, ConnectionError):
             return

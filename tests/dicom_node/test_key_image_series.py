@@ -19,6 +19,7 @@ from dicom_node.config import Config, Destination, ResultSettings
 from dicom_node.delivery_dimse import store
 from dicom_node.delivery_parcels import Parcel
 from dicom_node.index import Generation, Result
+from dicom_node.results.identifiers import result_key
 from dicom_node.results.key_image_series import PATTERN, key_image_series, write_key_image_series
 from dicom_node.results.key_images import write_key_images
 from tests.dicom_node.ct_series import ct_series, volume_of
@@ -132,23 +133,25 @@ def test_the_node_sends_them_where_it_is_told_to(
     archive = Archive.open(config)
     for image in slices:
         image.save_as(archive.path(str(image.SOPInstanceUID)), enforce_file_format=True)
+    uids = [str(image.SOPInstanceUID) for image in slices]
+    key = result_key(uids, _Reads.identity.digest, config.settings_digest)
     with archive.index.writing() as session:
         generation = Generation(
             study_instance_uid=str(slices[0].StudyInstanceUID),
             series_instance_uid=str(slices[0].SeriesInstanceUID),
-            sop_instance_uids=[str(image.SOPInstanceUID) for image in slices],
+            sop_instance_uids=uids,
             number=1,
             watermark=1,
             last_ct_at=0.0,
             complete_at=0.0,
             state="queued",
-            reading_key=KEY,
+            reading_key=key,
         )
         session.add(generation)
         session.flush()
     finished = readings.read(archive, config, _Reads(reading), generation.id)
     readings.publish(archive, config, generation.id, finished)
-    folder = readings.results_folder(archive, KEY)
+    folder = readings.results_folder(archive, key)
     assert len(list(folder.glob(PATTERN))) == (3 if wanted else 0)
     with archive.index.reading() as session:
         ranks = {row.sop_class_uid: row.rank for row in session.query(Result)}

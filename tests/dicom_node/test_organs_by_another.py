@@ -14,7 +14,8 @@ from core_model.reading import ModelIdentity, OrganDrawing
 from dicom_node.check import run_checks
 from dicom_node.config import Config, ResultSettings, load_config
 from dicom_node.errors import SightlineError
-from dicom_node.reader_loading import load_reader, organ_segmenter
+from dicom_node.model_in_use import ModelInUse
+from dicom_node.organ_drawing import organ_segmenter
 from dicom_node.results.identifiers import drawn_digest
 from dicom_node.results.reading_json import reading_document
 from dicom_node.results.report import findings_report
@@ -122,12 +123,12 @@ def test_a_node_without_the_package_says_what_to_install(
 ) -> None:
     tiny_checkpoint(tmp_path / "checkpoint")
     config = Config(archive=tmp_path / "archive", checkpoint=tmp_path / "checkpoint", device="cpu")
-    assert load_reader(config).organ_drawing is None
+    assert ModelInUse(config, config.device).current().organ_drawing is None
     config = dataclasses.replace(config, organs="totalsegmentator")
     monkeypatch.setitem(sys.modules, "totalsegmentator", None)
     monkeypatch.setitem(sys.modules, "totalsegmentator.registry", None)
     with pytest.raises(SightlineError, match=r"pip install 'sightline\[totalsegmentator\]'"):
-        load_reader(config)
+        ModelInUse(config, config.device)
 
 
 def test_a_node_without_weights_is_told_by_check(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_node_loads_totalsegmentator_with_its_weights(tmp_path: Path) -> None:
         organs_fast=True,
         organs_weights=tiny_weights(tmp_path / "weights"),
     )
-    drawing = load_reader(config).organ_drawing
+    drawing = ModelInUse(config, config.device).current().organ_drawing
     assert drawing is not None
     assert drawing.model.name == "TotalSegmentator total 3 mm"
     (found,) = [result for result in run_checks(config) if result.name == "organs"]

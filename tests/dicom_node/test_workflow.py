@@ -28,6 +28,7 @@ from dicom_node.archive import Archive, Received
 from dicom_node.completeness import open_again
 from dicom_node.config import Config, Destination
 from dicom_node.index import Delivery, Generation, ReadingRow
+from dicom_node.model_in_use import OneReader
 from dicom_node.reading_process import read_and_deliver
 from dicom_node.status import Progress, study_progress
 from dicom_node.workflow import Workflow
@@ -58,7 +59,7 @@ def archive(config: Config) -> Archive:
 @pytest.fixture
 def workflow(config: Config, archive: Archive, reader: Reader) -> Iterator[Workflow]:
     """A workflow that watches until the test ends."""
-    workflow = Workflow(config, archive, reader)
+    workflow = Workflow(config, archive, OneReader(reader))
     workflow.start()
     stop = threading.Event()
     watching = threading.Thread(target=workflow.watch, args=(stop,))
@@ -206,7 +207,7 @@ def test_a_crash_between_choice_and_queue_is_made_good(
     with archive.index.reading() as session:
         generation = session.scalars(sa.select(Generation)).one()
     assert readings.select(archive, config, reader.identity, generation).state == "queued"
-    workflow = Workflow(config, archive, reader)
+    workflow = Workflow(config, archive, OneReader(reader))
     workflow.start()
     try:
         wait_until(settled(archive, study), 240, "the study to be read")
@@ -271,7 +272,9 @@ class Poisoned:
 def read_poisoned(config: Config) -> None:
     """Target of a process: a reader as the node has it, with `Poisoned` for a model."""
     reader = Poisoned(Reader.load(config.checkpoint, "cpu"))
-    read_and_deliver(config, Archive.open(config), reader, threading.Event(), say_ready=lambda: None)
+    read_and_deliver(
+        config, Archive.open(config), OneReader(reader), threading.Event(), say_ready=lambda: None
+    )
 
 
 @pytest.mark.slow

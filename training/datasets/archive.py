@@ -8,7 +8,7 @@ nothing is written. Not a sampler: what becomes of a study in training is not de
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,11 @@ from pydicom.dataset import Dataset
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
+from training.datasets.sample import UnusableSampleError
 
 SCHEMA = "sightline-correction/1"
+# What still counts as regular; our choice, closer than any that a mask at 4 mm would show.
+ALIKE, TILT_MM, UNEVEN = 1e-3, 0.05, 0.05
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,27 @@ def correction_files(archive: Path) -> list[Path]:
     return sorted((archive / "results").glob("*/corrections/*.json"))
 
 
+def as_it_is(dataset: Dataset) -> Dataset:
+    """No change: for those who look at their own archive and train nothing."""
+    return dataset
+
+
 def corrected_studies(archive: Path) -> Iterator[CorrectedStudy]:
     """All corrected studies of an archive folder, read one at a time; raises as `read_correction`."""
     for path in correction_files(archive):
         yield read_correction(path)
 
 
-def read_correction(path: Path) -> CorrectedStudy:
+def read_correction(path: Path, clean: Callable[[Dataset], Dataset] = as_it_is) -> CorrectedStudy:
     """One corrected study from the JSON file of its correction.
+
+    Parameters
+    ----------
+    clean: what each DICOM object passes before anything is read of it (`training.retraining.deidentify`).
 
     Raises
     ------
+    UnusableSampleError: the series is tilted, unevenly spaced or multi-frame, or `clean` refuses an image.
     ValueError: if the file is no correction that this version reads, or an image or the SEG that it
         names is missing or does not belong to it.
     """
@@ -110,9 +123,11 @@ def read_correction(path: Path) -> CorrectedStudy:
         verdicts = tuple(
             Verdict(**{key: mark[key] for key in Verdict.__dataclass_fields__}) for mark in document["marks"]
         )
-        images = [pydicom.dcmread(path.parent / name) for name in document["images"]]
-        volume = _volume(images)
-        labels, segments = _labels(path.parent, document, images)
+        images = [clean(pydicom.dcmread(path.parent / name)) for name in document["images"]]
+        volume = volume_of(images)
+        labels, segments = _labels(path.parent, document, images, clean)
+    except UnusableSampleError:
+        raise
     except (
         OSError,
         KeyError,
@@ -125,10 +140,20 @@ def read_correction(path: Path) -> CorrectedStudy:
     return CorrectedStudy(path.stem, volume, labels, segments, verdicts)
 
 
-def _volume(images: Sequence[Dataset]) -> hd.Volume:
-    """HU of axial or oblique slices in the order given; the spacing is that of first and last."""
+def volume_of(images: Sequence[Dataset]) -> hd.Volume:
+    """HU of axial or oblique slices in the order given, LPS mm.
+
+    What the node reads by resampling in patient space is refused here: its geometry code is the node's, and
+    labels of the original slices would have to be resampled with it.
+
+    Raises
+    ------
+    UnusableSampleError: the images are multi-frame, tilted, unevenly spaced, or of several shapes.
+    ValueError: there is none.
+    """
     if not images:
         raise ValueError("no images are named")
+    _refuse_irregular(images)
     planes = [i.pixel_array * np.float32(i.RescaleSlope) + np.float32(i.RescaleIntercept) for i in images]
     first, last = (np.array(image.ImagePositionPatient, dtype=float) for image in (images[0], images[-1]))
     along_row, along_column = np.reshape(np.array(images[0].ImageOrientationPatient, dtype=float), (2, 3))
@@ -140,13 +165,38 @@ def _volume(images: Sequence[Dataset]) -> hd.Volume:
     return hd.Volume(np.stack(planes).astype(np.float32), affine, coordinate_system="PATIENT")
 
 
+def _refuse_irregular(images: Sequence[Dataset]) -> None:
+    if any(int(image.get("NumberOfFrames") or 1) > 1 for image in images):
+        raise UnusableSampleError("series is multi-frame")
+    first = images[0]
+    directions = np.array([image.ImageOrientationPatient for image in images], dtype=float)  # (N, 6)
+    sizes = {(int(i.Rows), int(i.Columns), *map(float, i.PixelSpacing)) for i in images}
+    if len(sizes) > 1 or np.abs(directions - directions[0]).max() > ALIKE:
+        raise UnusableSampleError("slices of the series differ in shape or direction")
+    steps = np.diff(np.array([i.ImagePositionPatient for i in images], dtype=float), axis=0)  # (N - 1, 3)
+    if not len(steps):
+        raise UnusableSampleError("series has one slice")
+    normal = np.cross(directions[0, :3], directions[0, 3:])
+    along = steps @ normal
+    aside = np.linalg.norm(steps - along[:, None] * normal, axis=1)
+    if (aside > TILT_MM + ALIKE * np.abs(along)).any():
+        raise UnusableSampleError("series is tilted", f"{first.Modality} slices are shifted in their plane")
+    if along.min() * along.max() <= 0 or np.ptp(along) > UNEVEN * np.abs(along).mean():
+        raise UnusableSampleError("slices of the series are spaced unevenly")
+
+
 def _labels(
-    folder: Path, document: dict[str, Any], images: Sequence[Dataset]
+    folder: Path,
+    document: dict[str, Any],
+    images: Sequence[Dataset],
+    clean: Callable[[Dataset], Dataset],
 ) -> tuple[npt.NDArray[np.uint8] | None, tuple[CorrectedSegment, ...]]:
     shape = (len(images), int(images[0].Rows), int(images[0].Columns))
     if document["segmentation"] is None:
         return (np.zeros(shape, dtype=np.uint8) if document["emptied"] else None), ()
-    segmentation = hd.seg.segread(folder / document["segmentation"])
+    segmentation = hd.seg.Segmentation.from_dataset(
+        clean(pydicom.dcmread(folder / document["segmentation"])), copy=False
+    )
     stack = segmentation.get_pixels_by_source_instance(
         source_sop_instance_uids=[str(image.SOPInstanceUID) for image in images],
         assert_missing_frames_are_empty=True,

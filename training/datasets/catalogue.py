@@ -11,6 +11,7 @@ from training.datasets.kits import Kits
 from training.datasets.lits import Lits
 from training.datasets.merlin import Merlin
 from training.datasets.msd import Decathlon
+from training.datasets.node_archive import NodeArchive
 from training.datasets.rad_chestct import RadChestCt
 from training.datasets.radgenome import RadGenome
 from training.datasets.rexgrounding import RexGrounding
@@ -32,6 +33,7 @@ ADAPTERS: dict[str, type[DataSet]] = {
     "msd": Decathlon,
     "kits": Kits,
     "lits": Lits,
+    "node-archive": NodeArchive,
 }
 
 

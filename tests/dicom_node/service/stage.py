@@ -21,6 +21,7 @@ from dicom_node.archive import Archive
 from dicom_node.completeness import complete_studies
 from dicom_node.config import Config
 from dicom_node.index import Generation
+from dicom_node.model_in_use import OneReader
 from dicom_node.service.app import create_app
 from dicom_node.service.parts import Parts
 from tests.dicom_node.ct_series import Geometry, ct_series
@@ -47,7 +48,7 @@ class Stage:
     client: TestClient = field(init=False)
 
     def __post_init__(self) -> None:
-        self.parts = Parts.of(self.config, self.archive, self.reader)
+        self.parts = Parts.of(self.config, self.archive, OneReader(self.reader))
         app = create_app(self.parts, TOKEN)
         self.client = TestClient(
             app, base_url="http://testserver/api/1", headers={"Authorization": f"Bearer {TOKEN}"}

@@ -1,4 +1,4 @@
-"""The reader that a configuration asks for: checkpoint, device, and who draws the organs.
+"""Who draws the organs, as a configuration says. The model itself is `dicom_node.model_in_use`.
 
 Not for processes that only receive: it loads torch.
 """
@@ -6,23 +6,8 @@ Not for processes that only receive: it loads torch.
 from __future__ import annotations
 
 from core_model.organ_segmenter import OrganSegmenter
-from core_model.reader import Reader
 from dicom_node.config import OWN, Config
 from dicom_node.errors import SightlineError
-
-
-def load_reader(config: Config) -> Reader:
-    """Load what reads.
-
-    Raises
-    ------
-    SightlineError: the checkpoint, the device or TotalSegmentator cannot be used.
-    """
-    segmenter = organ_segmenter(config)
-    try:
-        return Reader.load(config.checkpoint, config.device, segmenter)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SightlineError(f"checkpoint or device: {error}") from error
 
 
 def organ_segmenter(config: Config) -> OrganSegmenter | None:
