@@ -189,7 +189,7 @@ class Outcome:
         }
 
     def table(self, rows: Sequence[Row] | None = None) -> list[tuple[str, str]]:
-        """(what, figure with interval) of rows, "-" where a figure is not defined; the main ones unless given."""
+        """(what, figure with interval) of rows, "-" where a figure is not defined; `rows` unless given."""
         return [
             (row.label, show(self.figures.get(row.figure), row.unit))
             for row in (self.rows if rows is None else rows)

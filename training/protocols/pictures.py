@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from training.plots import COLOURS, DASHES
 from training.protocols.classification import Scored
@@ -60,9 +61,9 @@ def roc(axes: Axes, scored: Scored, title: str) -> None:
 def recall(axes: Axes, ranks: Mapping[str, Floats], count: int) -> None:
     """Share of queries that are answered among the first K, of each direction, beside chance."""
     at = np.unique(np.geomspace(1, count, 60).astype(int))
-    for (label, rank), colour in zip(ranks.items(), COLOURS, strict=False):
-        axes.plot(at, [(rank <= k).mean() for k in at], color=colour, label=label)
     axes.plot(at, at / count, color="0.6", linewidth=1, label="chance")
+    for (label, rank), colour, dash in zip(ranks.items(), COLOURS, DASHES, strict=False):
+        axes.plot(at, [(rank <= k).mean() for k in at], dash, color=colour, label=label)
     axes.set(
         title=f"Retrieval among {count} volumes",
         xlabel="K",
@@ -70,6 +71,8 @@ def recall(axes: Axes, ranks: Mapping[str, Floats], count: int) -> None:
         xscale="log",
         ylim=(-0.02, 1.02),
     )
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(loc="best", frameon=False)
 
 
