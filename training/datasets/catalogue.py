@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.datasets.abdomen_atlas import AbdomenAtlas
 from training.datasets.ct_rate import CtRate
+from training.datasets.inspect_ctpa import Inspect
+from training.datasets.merlin import Merlin
+from training.datasets.rad_chestct import RadChestCt
+from training.datasets.radgenome import RadGenome
+from training.datasets.rexgrounding import RexGrounding
 from training.datasets.sample import DataSet
+from training.datasets.table import Table
 
 # name on the command line -> adapter; each is opened with the folder alone. Report sets first.
 ADAPTERS: dict[str, type[DataSet]] = {
     "ct-rate": CtRate,
+    "radgenome": RadGenome,
+    "rexgrounding": RexGrounding,
+    "rad-chestct": RadChestCt,
+    "merlin": Merlin,
+    "inspect": Inspect,
+    "abdomen-atlas": AbdomenAtlas,
+    "table": Table,
 }
 
 

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import highdicom as hd
 
@@ -142,7 +141,7 @@ class CtRate:
             self.vocabulary,
         )
         metadata = self.root / f"metadata/{part.tables}_metadata.csv"
-        if metadata.exists() or any(not is_fixed(p) for p in files.values()):
+        if any(not is_fixed(p) for p in files.values()):
             self._metadata |= tables.read(metadata, "VolumeName", METADATA)
         no_chest = read_lines(self.root / f"metadata/no_chest_{part.volumes}.txt")
         for name, image in match(reports or labels, files, self._problems):
@@ -166,8 +165,8 @@ class CtRate:
                         part.split,
                         image,
                         report=text,
-                        labels=labels.get(name, MappingProxyType({})),
-                        notes=MappingProxyType(notes),
+                        labels=labels.get(name, {}),
+                        notes=notes,
                     )
                 )
 

@@ -11,7 +11,6 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 
 import highdicom as hd
@@ -303,15 +302,15 @@ class Tables:
         return {name: truth(row, vocabulary) for name, row in rows.items()}
 
 
-def truth(row: Mapping[str, str], vocabulary: Iterable[str]) -> Mapping[str, bool]:
+def truth(row: Mapping[str, str], vocabulary: Iterable[str]) -> dict[str, bool]:
     """The labels that a row knows: 1 is True, 0 is False; -1, nothing and anything else are left out.
 
-    >>> dict(truth({"Emphysema": "1.0", "Atelectasis": "0", "Lung nodule": "-1"}, ["Emphysema", "Atelectasis",
-    ...     "Lung nodule"]))
+    >>> truth({"Emphysema": "1.0", "Atelectasis": "0", "Lung nodule": "-1"}, ["Emphysema", "Atelectasis",
+    ...     "Lung nodule"])
     {'Emphysema': True, 'Atelectasis': False}
     """
     known = {name: _number(row.get(name, "")) for name in vocabulary}
-    return MappingProxyType({name: value == 1 for name, value in known.items() if value in (0, 1)})
+    return {name: value == 1 for name, value in known.items() if value in (0, 1)}
 
 
 def _number(text: str) -> float | None:

@@ -10,12 +10,26 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from training.datasets.miniature_abdomen import write_abdomen_atlas, write_merlin, write_table
+from training.datasets.miniature_chest import (
+    write_inspect,
+    write_rad_chestct,
+    write_radgenome,
+    write_rexgrounding,
+)
 from training.datasets.miniature_ct_rate import write_ct_rate, write_legacy
 
 # kind -> writer(folder, patients, seed)
 MINIATURES: dict[str, Callable[[Path, int, int], None]] = {
     "ct-rate": write_ct_rate,
     "ct-rate-legacy": write_legacy,
+    "radgenome": write_radgenome,
+    "rexgrounding": write_rexgrounding,
+    "rad-chestct": write_rad_chestct,
+    "merlin": write_merlin,
+    "inspect": write_inspect,
+    "abdomen-atlas": write_abdomen_atlas,
+    "table": write_table,
 }
 
 

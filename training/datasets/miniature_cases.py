@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import highdicom as hd
@@ -23,7 +24,7 @@ from training.phantoms.reports import Report, write_report
 from training.phantoms.scanner import scan
 from training.phantoms.tissues import PULMONARY_ARTERY, Phantom
 
-SPACING_MM = 4.0  # of rows and columns: coarse, so that a patient takes less than a second
+SPACING_MM = 5.0  # of rows and columns: coarse, so that a patient takes less than a second
 EVERY = 2  # slices are twice as far apart, so that a spacing on the wrong axis shows
 # Findings of one patient after the other, (abnormality, diameter in mm); again from the first when spent.
 CHEST: tuple[tuple[tuple[str, float], ...], ...] = (
@@ -111,10 +112,11 @@ def cases(
     """
     if count < 2:
         raise ValueError(f"count of patients is {count}; a miniature needs at least 2, one of each split")
-    return [_case(seed, k, findings[k % len(findings)], coverage) for k in range(count)]
+    return [_case(seed, k, tuple(findings[k % len(findings)]), coverage) for k in range(count)]
 
 
-def _case(seed: int, number: int, findings: Sequence[tuple[str, float]], coverage: str) -> Case:
+@lru_cache(maxsize=12)  # several sets show the same patients
+def _case(seed: int, number: int, findings: tuple[tuple[str, float], ...], coverage: str) -> Case:
     body, lesions, scanner, writer = (np.random.default_rng([seed, number, k]) for k in range(4))
     planting = plant(procedural_anatomy(body, SPACING_MM, None, coverage), lesions, findings)
     full = scan(planting, SPACING_MM, scanner)
