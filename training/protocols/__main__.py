@@ -13,8 +13,10 @@ from rich.progress import track
 from rich.table import Table
 
 from training.datasets.catalogue import ADAPTERS, open_dataset
+from training.datasets.rad_chestct import RadChestCt
+from training.datasets.sample import DataSet
 from training.protocols.encoder import Encoder
-from training.protocols.outcome import Outcome
+from training.protocols.outcome import Outcome, PublicProtocol
 from training.protocols.pictures import draw
 from training.protocols.registry import find, protocols
 from training.protocols.runner import DRAWS, run_protocol
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> None:
     protocol = find(args.name)
-    dataset = open_dataset(args.folder, args.kind)
+    dataset = opened(protocol, args.folder, args.kind)
     develop = None if args.dev is None else open_dataset(args.dev)
     if develop is not None and develop.name != "CT-RATE":
         raise ValueError(f"--dev is {develop.name}; development patients are of CT-RATE's train split")
@@ -64,6 +66,19 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     pictures = draw(measured.pictures, folder)
     (folder / "result.md").write_text(outcome.markdown([p.name for p in pictures]), encoding="utf-8")
     _print(console, outcome, folder)
+
+
+def opened(protocol: PublicProtocol, folder: Path, kind: str | None = None) -> DataSet:
+    """The set in a folder, its labels mapped as a protocol asks for.
+
+    Raises
+    ------
+    ValueError: as `open_dataset`.
+    """
+    dataset = open_dataset(folder, kind)
+    if protocol.mapping and isinstance(dataset, RadChestCt):
+        return RadChestCt(folder, protocol.mapping)
+    return dataset
 
 
 def _print(console: Console, outcome: Outcome, folder: Path) -> None:

@@ -101,6 +101,7 @@ class PublicProtocol(Protocol):
     dataset: name of the `DataSet` it is for.
     published: number of items that published results have; 0 where there is no one number.
     develops: whether it takes thresholds from development patients.
+    mapping: of the labels of Rad-ChestCT, with which it is opened; "" for all other sets.
     """
 
     @property
@@ -115,6 +116,8 @@ class PublicProtocol(Protocol):
     def published(self) -> int: ...
     @property
     def develops(self) -> bool: ...
+    @property
+    def mapping(self) -> str: ...
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """The items of a set, in a fixed order."""

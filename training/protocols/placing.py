@@ -44,6 +44,7 @@ class AxialPosition:
     published: int
     dataset: str = "ReXGroundingCT"
     develops: bool = False
+    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """See `validation`."""
@@ -122,6 +123,7 @@ class TextMasks:
     published: int
     dataset: str = "ReXGroundingCT"
     develops: bool = False
+    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """See `validation`."""

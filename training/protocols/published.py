@@ -1,12 +1,12 @@
-"""What protocols have published and everybody must take over word by word: labels, prompts, mappings.
+"""What protocols have published and everybody must take over word by word: labels and prompts.
 
-Nothing is computed here. Sources: CT-CLIP ``scripts/zero_shot.py`` and ``eval.py``; RadFinder
-``prompt_rate_labels.py`` and ``configs/tasks/binary_zs``; HLIP ``zeroshot_metadata_ct_rate.py``.
+Nothing is computed here. How labels of Rad-ChestCT map to CT-RATE's is `training.datasets.rad_chestct`'s.
+Sources: CT-CLIP ``scripts/zero_shot.py`` and ``eval.py``; RadFinder ``prompt_rate_labels.py``; HLIP
+``zeroshot_metadata_ct_rate.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -33,6 +33,10 @@ CT_RATE_LABELS = (
 )
 # fVLM, HLIP and ViSD-Boost leave out the two labels that are of no one organ.
 FVLM_LABELS = tuple(x for x in CT_RATE_LABELS if x not in {"Medical material", "Lymphadenopathy"})
+# On Rad-ChestCT calcifications are judged as one, mosaic attenuation not (CT-CLIP ``evaluate_external``).
+MERGED_LABELS = tuple(
+    x for x in CT_RATE_LABELS if x not in {"Coronary artery wall calcification", "Mosaic attenuation pattern"}
+)
 # The organ of each of them (HLIP's ``ORGANS``, after fVLM), as a reading organ; the rest are of the lung.
 FVLM_ORGANS = MappingProxyType(
     {
@@ -104,99 +108,3 @@ RADFINDER = Prompts(
     ),
 )
 FVLM = Prompts("fVLM", (("{a}.", "Not {b}."),))
-
-
-@dataclass(frozen=True)
-class Mapping18:
-    """How labels of Rad-ChestCT become labels of CT-RATE. There is no standard one: it belongs to a result.
-
-    Attributes
-    ----------
-    name: said in every result.
-    parts: label of CT-RATE -> abnormalities of Rad-ChestCT, any of which, anywhere, makes it present.
-    merged: whether the two calcifications are judged as one: the greater of both scores, 16 labels with
-        "Mosaic attenuation pattern" left out (CT-CLIP ``eval.py``).
-    """
-
-    name: str
-    parts: Mapping[str, tuple[str, ...]]
-    merged: bool
-
-    def labels(self) -> tuple[str, ...]:
-        """The labels that are judged, in CT-RATE's order."""
-        dropped = {"Coronary artery wall calcification", "Mosaic attenuation pattern"} if self.merged else ()
-        return tuple(x for x in CT_RATE_LABELS if x not in dropped)
-
-    def truth(self, native: Mapping[str, bool]) -> dict[str, bool]:
-        """Labels of CT-RATE from labels of Rad-ChestCT.
-
-        Parameters
-        ----------
-        native: ``"abnormality*location"`` or ``"abnormality"`` -> present.
-        """
-        present = {name.split("*")[0] for name, there in native.items() if there}
-        return {label: not present.isdisjoint(self.parts[label]) for label in self.labels()}
-
-
-_DEVICES = (
-    "catheter_or_port",
-    "tracheal_tube",
-    "chest_tube",
-    "breast_implant",
-    "pacemaker_or_defib",
-    "stent",
-    "clip",
-    "staple",
-    "gi_tube",
-    "hardware",
-    "suture",
-)
-_STANDARD: dict[str, tuple[str, ...]] = {
-    "Medical material": _DEVICES,
-    "Arterial wall calcification": ("calcification",),
-    "Cardiomegaly": ("cardiomegaly",),
-    "Pericardial effusion": ("pericardial_effusion",),
-    "Coronary artery wall calcification": ("calcification",),
-    "Hiatal hernia": ("hernia",),
-    "Lymphadenopathy": ("lymphadenopathy",),
-    "Emphysema": ("emphysema",),
-    "Atelectasis": ("atelectasis",),
-    "Lung nodule": ("nodule", "nodulegr1cm"),
-    "Lung opacity": ("opacity",),
-    "Pulmonary fibrotic sequela": ("scarring",),
-    "Pleural effusion": ("pleural_effusion",),
-    "Mosaic attenuation pattern": (),
-    "Peribronchial thickening": ("bronchial_wall_thickening",),
-    "Consolidation": ("consolidation",),
-    "Bronchiectasis": ("bronchiectasis",),
-    "Interlobular septal thickening": ("septal_thickening",),
-}
-RADFINDER_STANDARD = Mapping18("radfinder-standard", MappingProxyType(_STANDARD), merged=True)
-RADFINDER_BROAD = Mapping18(
-    "radfinder-broad",
-    MappingProxyType(
-        {
-            **_STANDARD,
-            "Medical material": (*_DEVICES, "heart_valve_replacement", "cabg", "sternotomy"),
-            "Arterial wall calcification": ("atherosclerosis",),
-            "Coronary artery wall calcification": ("coronary_artery_disease",),
-            "Lung opacity": ("opacity", "groundglass", "infiltrate", "airspace_disease"),
-            "Pulmonary fibrotic sequela": (
-                "fibrosis",
-                "reticulation",
-                "honeycombing",
-                "scarring",
-                "interstitial_lung_disease",
-            ),
-            "Mosaic attenuation pattern": ("air_trapping",),
-            "Bronchiectasis": ("bronchiectasis", "bronchiolectasis"),
-        }
-    ),
-    merged=False,
-)
-# CT-CLIP has not published its mapping (its issues 20 and 29); what others say of it is that fibrosis stands
-# for fibrotic sequela. The rest is RadFinder's standard one: our reading.
-CT_CLIP_MAPPING = Mapping18(
-    "ct-clip", MappingProxyType({**_STANDARD, "Pulmonary fibrotic sequela": ("fibrosis",)}), merged=True
-)
-MAPPINGS = MappingProxyType({m.name: m for m in (CT_CLIP_MAPPING, RADFINDER_STANDARD, RADFINDER_BROAD)})

@@ -6,19 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from training.datasets.rad_chestct import MAPPINGS
 from training.protocols.curves import CORNER, YOUDEN
 from training.protocols.outcome import PublicProtocol
 from training.protocols.placing import AxialPosition, TextMasks
 from training.protocols.published import (
     CT_CLIP,
-    CT_CLIP_MAPPING,
     CT_RATE_LABELS,
     FVLM,
     FVLM_LABELS,
+    MERGED_LABELS,
     RADFINDER,
-    RADFINDER_BROAD,
-    RADFINDER_STANDARD,
-    Mapping18,
 )
 from training.protocols.searching import MerlinPools, ReportToVolume, VolumeToVolume
 from training.protocols.selection import VARIANTS
@@ -110,11 +108,13 @@ def _ct_rate() -> list[PublicProtocol]:
     return made
 
 
-def _rad_chest_ct(mapping: Mapping18) -> PublicProtocol:
-    of_clip = mapping is CT_CLIP_MAPPING
+def _rad_chest_ct(mapping: str) -> PublicProtocol:
+    of_clip = mapping == "ct-clip"
+    # RadFinder merges calcification in its protocol "radchestct_standard" alone.
+    judged = CT_RATE_LABELS if mapping == "radfinder-broad" else MERGED_LABELS
     return ZeroShot(
-        name=f"rad-chestct/{mapping.name}",
-        title=f"Rad-ChestCT, {len(mapping.labels())} labels, mapping {mapping.name}",
+        name=f"rad-chestct/{mapping}",
+        title=f"Rad-ChestCT, {len(judged)} labels, mapping {mapping}",
         source=_CLIP if of_clip else f"{_FINDER}, configs/tasks/binary_zs",
         dataset="Rad-ChestCT",
         published=RAD_CHEST_CT,
@@ -122,6 +122,7 @@ def _rad_chest_ct(mapping: Mapping18) -> PublicProtocol:
         prompts=CT_CLIP if of_clip else RADFINDER,
         rule=CORNER if of_clip else YOUDEN,
         mapping=mapping,
+        judged=judged,
         learned_scale=of_clip,
         item_intervals=not of_clip,
     )
@@ -131,7 +132,7 @@ def protocols() -> Mapping[str, PublicProtocol]:
     """All protocols, with the names that leave the number of items to the publication."""
     made = [
         *_ct_rate(),
-        *(_rad_chest_ct(m) for m in (CT_CLIP_MAPPING, RADFINDER_STANDARD, RADFINDER_BROAD)),
+        *(_rad_chest_ct(mapping) for mapping in MAPPINGS),
         MerlinPools(
             name="merlin/pools",
             title="Merlin's test split, text to volume, R@1 in pools of 32, 64 and 128, 100 repeats",

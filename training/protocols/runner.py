@@ -24,6 +24,7 @@ from training.protocols.store import embeddings
 
 DRAWS = 10_000  # RadFinder's
 BY_ITEM = "by_item"
+LEAST_PATIENTS = 2  # for an interval
 
 
 def untracked(steps: Iterable[Any], _count: int, _what: str) -> Iterable[Any]:
@@ -210,6 +211,8 @@ def _all_rows(measured: Measured, draws: int) -> tuple[Row, ...]:
 def _drawn(measured: Measured, draws: int) -> dict[str, Estimate]:
     names, index = np.unique(measured.patients, return_inverse=True)
     index = np.ravel(index)
+    if len(names) < LEAST_PATIENTS:
+        draws = 0  # every draw would be the same
 
     def by_patient(weights: Floats) -> Figures:
         return measured.figures(weights[index])

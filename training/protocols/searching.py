@@ -61,6 +61,7 @@ class ReportToVolume:
     variant: Variant
     dataset: str = "CT-RATE"
     develops: bool = False
+    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """The variant's records of the validation split."""
@@ -141,6 +142,7 @@ class MerlinPools:
     published: int
     dataset: str = "Merlin"
     develops: bool = False
+    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """The test split, in the order of the names."""
@@ -218,6 +220,7 @@ class VolumeToVolume:
     definition: str
     dataset: str = "CT-RATE"
     develops: bool = False
+    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """The variant's records of the validation split."""

@@ -32,11 +32,11 @@ from training.protocols.pictures import roc
 from training.protocols.published import (
     CT_RATE_LABELS,
     FVLM_ORGANS,
+    MERGED_LABELS,
     OWN_FINDINGS,
-    Mapping18,
     Prompts,
 )
-from training.protocols.selection import Variant
+from training.protocols.selection import Variant, by_name
 
 NO_LABELS = "labels are missing"
 VOLUME, ORGANS, OWN = "volume", "organs", "own_findings"
@@ -64,14 +64,14 @@ BY_ITEM = (
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """A classification protocol; attributes as `PublicProtocol`.
+    """A classification protocol; further attributes as `PublicProtocol`.
 
     Attributes
     ----------
     labels: that are prompted.
     prompts, rule: published.
     variant: of CT-RATE; None for Rad-ChestCT.
-    mapping: of Rad-ChestCT; None for CT-RATE.
+    judged: labels that are judged; all that are prompted unless given.
     learned_scale: whether the softmax takes the model's learned scale (CT-CLIP, HLIP) or bare cosines
         (RadFinder).
     on_organs: whether prompts are also compared with the embedding of the label's organ (fVLM).
@@ -87,27 +87,38 @@ class ZeroShot:
     prompts: Prompts
     rule: Rule
     variant: Variant | None = None
-    mapping: Mapping18 | None = None
+    mapping: str = ""
+    judged: tuple[str, ...] = ()
     learned_scale: bool = True
     on_organs: bool = False
     item_intervals: bool = False
     develops: bool = True
 
     def select(self, records: Sequence[Record]) -> list[Record]:
-        """The variant's records of CT-RATE's validation split; all of Rad-ChestCT."""
+        """The variant's records of CT-RATE's validation split; all of Rad-ChestCT.
+
+        Raises
+        ------
+        ValueError: if the labels were mapped otherwise.
+        """
         if self.variant is None:
-            return sorted(records, key=lambda r: r.name)
+            mapped = {r.notes.get("label_mapping", "") for r in records} - {self.mapping}
+            if mapped:
+                raise ValueError(
+                    f"labels were mapped by {', '.join(sorted(mapped))!r}; open the set with {self.mapping!r}"
+                )
+            return by_name(records)
         return self.variant.choose([r for r in records if r.split == "validation"])
 
     def check(self, record: Record) -> None:
         """A record needs every label that is judged."""
-        if self.mapping is not None:
-            if not record.labels:
-                raise UnusableSampleError(NO_LABELS)
-            return
-        missing = [x for x in self.labels if x not in record.labels]
+        missing = [x for x in self._judged if x not in record.labels]
         if missing:
-            raise UnusableSampleError(NO_LABELS, f"{len(missing)} of {len(self.labels)}")
+            raise UnusableSampleError(NO_LABELS, f"{len(missing)} of {len(self._judged)}")
+
+    @property
+    def _judged(self) -> tuple[str, ...]:
+        return self.judged or self.labels
 
     def measure(self, run: Run) -> Measured:
         """Score the test items in every form, with thresholds of development patients where there are any."""
@@ -183,18 +194,14 @@ class ZeroShot:
         return np.where(np.abs(features).max(2) > 0, scores, np.nan)
 
     def _truth(self, items: Items) -> dict[str, npt.NDArray[np.bool_]]:
-        if self.mapping is None:
-            return {x: np.array([r.labels[x] for r in items.records]) for x in self.labels}
-        mapped = [self.mapping.truth(r.labels) for r in items.records]
-        return {x: np.array([m[x] for m in mapped]) for x in self.mapping.labels()}
+        return {x: np.array([r.labels[x] for r in items.records]) for x in self._judged}
 
     def _development_truth(self, items: Items) -> dict[str, npt.NDArray[np.bool_]]:
         """Labels of CT-RATE for the labels that are judged; merged calcification is either."""
-        judged = self.labels if self.mapping is None else self.mapping.labels()
-        truth = {x: np.array([r.labels[x] for r in items.records]) for x in CT_RATE_LABELS}
-        if self.mapping is not None and self.mapping.merged:
+        truth = {x: np.array([r.labels[x] for r in items.records]) for x in self.labels}
+        if self._judged == MERGED_LABELS:
             truth["Arterial wall calcification"] |= truth["Coronary artery wall calcification"]
-        return {x: truth[x] for x in judged}
+        return {x: truth[x] for x in self._judged}
 
     def _facts(
         self,
@@ -208,7 +215,7 @@ class ZeroShot:
             "labels": list(main.scored.labels),
             "labels with positives and negatives": len(main.judged()),
             "positives": dict(zip(main.scored.labels, main.scored.truth.sum(0).tolist(), strict=True)),
-            "label mapping": "none" if self.mapping is None else self.mapping.name,
+            "label mapping": self.mapping or "none",
             "prompts": self.prompts.described(),
             "score": "softmax over the similarities with the text for and the text against, "
             + ("scaled as learned" if self.learned_scale else "unscaled"),
