@@ -1,0 +1,1 @@
+"""Public evaluation protocols, each by name and as published: ``python -m training.protocols``."""
