@@ -103,7 +103,8 @@ def nearest_corner(curve: Curve, true: Floats, false: Floats) -> int:
     CT-CLIP's rule as fVLM's and HLIP's code has it (``find_threshold``).
     """
     above = curve.on_grid
-    distance = np.hypot(1 - true[above] / true[-1], false[above] / false[-1])
+    # In the published form, not by `hypot`: which of two equally near points is last hangs on the last bit.
+    distance = np.sqrt((1 - true[above] / true[-1]) ** 2 + (false[above] / false[-1]) ** 2)
     return int(above[len(GRID) - 1 - int(distance[::-1].argmin())])
 
 

@@ -63,7 +63,7 @@ class AxialPosition:
         }
         said = {
             "slab": "best slab",
-            "localize": "this model's own localization (not the protocol)",
+            "localize": "own localization (not the protocol)",
             "middle_slice": "middle slice (baseline)",
         }
         found: dict[str, Floats] = {}
