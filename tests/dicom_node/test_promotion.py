@@ -278,7 +278,7 @@ class Gate:
 
 class Gated:
     def __init__(self, reader: CanRead, gate: Gate) -> None:
-        self.identity = reader.identity
+        self.identity, self.organ_drawing = reader.identity, reader.organ_drawing
         self._reader, self._gate = reader, gate
 
     def read(self, volume: hd.Volume, **about: Any) -> Reading:
