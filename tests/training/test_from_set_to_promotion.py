@@ -69,22 +69,8 @@ def test_from_a_set_to_the_node(
 
     new = tmp_path / "ct-rate" / "checkpoint"
     results = tmp_path / "results"
-    protocols(
-        [
-            "run",
-            "ct-rate/radfinder",
-            str(new),
-            str(sets),
-            "--out",
-            str(results),
-            "--dev-share",
-            "1",
-            "--draws",
-            "50",
-            "--device",
-            "cpu",
-        ]
-    )
+    few = ["--dev-share", "1", "--draws", "50", "--device", "cpu"]
+    protocols(["run", "ct-rate/radfinder", str(new), str(sets), "--out", str(results), *few])
     assert any("AUROC" in p.read_text(encoding="utf-8") for p in results.rglob("result.md"))
 
     config = Config(archive=tmp_path / "archive", checkpoint=tmp_path / "base", device="cpu")
