@@ -27,6 +27,7 @@ PARTS = {
     "encoder": ("image", "half_organ_head", "quarter_organ_head"),  # what draws organs
     "lesions": ("lesion_decoder", "text_to_mask"),  # what draws text-conditioned masks
     "judge": ("candidate_judge", "text_to_judge"),  # what judges whole candidates
+    "organ_heads": ("image.organ_head", "half_organ_head", "quarter_organ_head"),  # last layers of "encoder"
 }
 SLAB_MM = 12.0  # RadFinder's slabs (model.md 2.2)
 
@@ -238,6 +239,31 @@ class SightlineModel(nn.Module):
         """
         for name in modules_of(parts):
             self.get_submodule(name).requires_grad_(False)
+
+    def thaw_organ_heads(self, names: Iterable[str]) -> None:
+        """Train the organ heads' answers for some organs, whatever is frozen; those for others stay.
+
+        Parameters
+        ----------
+        names: of reading organs.
+
+        Raises
+        ------
+        ValueError: if there is no such organ.
+        """
+        labels = {o.name: o.label for o in organs()}
+        wrong = sorted(set(names) - set(labels))
+        if wrong:
+            raise ValueError(f"organ {wrong[0]!r} is unknown; choose of {', '.join(labels)}")
+        rows = torch.zeros(1 + len(labels))
+        rows[[labels[name] for name in names]] = 1
+        for part in PARTS["organ_heads"]:
+            for parameter in self.get_submodule(part).parameters():  # (1 + O, ...)
+                parameter.requires_grad_(True)
+                shape = (-1, *[1] * (parameter.ndim - 1))
+                parameter.register_hook(  # type: ignore[no-untyped-call]
+                    lambda grad, shape=shape: grad * rows.to(grad).view(shape)
+                )
 
     def encode_image(self, x: torch.Tensor, *, lesions: bool = True) -> Encoded:
         """(B, 2, D, H, W) windowed CT -> `Encoded`; without `lesions` its `dense` has no channel."""

@@ -19,8 +19,8 @@ def _sample_label_map(anatomy: LabelMapAnatomy, height_mm: float, rng: np.random
     return anatomy.sample(rng, height_mm)
 
 
-def _sample_procedural(height_mm: float, rng: np.random.Generator) -> Anatomy:
-    return procedural_anatomy(rng, spacing_mm=3.0, height_mm=height_mm)
+def _sample_procedural(height_mm: float | None, coverage: str | None, rng: np.random.Generator) -> Anatomy:
+    return procedural_anatomy(rng, spacing_mm=3.0, height_mm=height_mm, coverage=coverage)
 
 
 def anatomy_sources(settings: Settings, folders: Sequence[Path]) -> list[tuple[AnatomySource, float]]:
@@ -31,7 +31,9 @@ def anatomy_sources(settings: Settings, folders: Sequence[Path]) -> list[tuple[A
     sources: list[tuple[AnatomySource, float]] = [
         (partial(_sample_label_map, m, data["height_mm"]), share / len(maps)) for m in maps
     ]
-    sources.append((partial(_sample_procedural, data["height_mm"]), 1.0 - share))
+    coverage = data.get("coverage")
+    height_mm = data["height_mm"] if coverage is None else None
+    sources.append((partial(_sample_procedural, height_mm, coverage), 1.0 - share))
     return sources
 
 

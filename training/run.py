@@ -85,6 +85,8 @@ class Run:
         if init is not None:
             self.earlier = take_modules(self.model, init, settings)
         self.model.freeze(settings.optimiser.get("freeze", ()))
+        if "organ_heads" in settings.optimiser:
+            self.model.thaw_organ_heads(settings.optimiser["organ_heads"])
         average = copy.deepcopy(self.model).requires_grad_(False)
         self.forward = self.team.forward_module(self.model)
         self.average = average.to(self.device)
@@ -147,7 +149,7 @@ class Run:
             seed=s.data["seed"],
             start=self.read_batches,
             batch=int(s.optimiser["batch"]),
-            fine=bool(s.lesion_candidates),
+            fine=bool(s.lesion_candidates) or "organs" in self.plan.losses,
             evidence=self.evidence,
             part=part,
         )

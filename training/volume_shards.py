@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from scipy.ndimage import distance_transform_edt
 
+from core_model.anatomy import organ
 from core_model.volume import to_model_grid
 from training.datasets.sample import Problem, Record, Sample, UnusableSampleError
 from training.datasets.what_is_said import what_is_said
@@ -35,6 +37,9 @@ SCHEMA = "sightline-shards/1"
 INDEX = "index.json"
 PER_SHARD = 32  # samples; some 40 MB at 4 mm
 POOL = 8  # shards whose samples are mixed
+# Where organs lie that maps may be silent of: beside this organ, within so much of it; our choice.
+BESIDE = {"pulmonary_artery": "heart", "face": "brain"}
+REACH_MM = 40.0
 LONGEST_MM = 2500.0  # no scanner's table is longer: a spacing is wrong
 
 
@@ -83,6 +88,7 @@ def prepare(sample: Sample, spacing_mm: float) -> StoredSample:
         values = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))
         return torch.from_numpy(nearest(values, geometry, target))
 
+    organs = _without_silent(moved(sample.organs, IGNORE), sample.organs_silent, spacing_mm)
     said = what_is_said(sample)
     ratio = geometry.spacing[0] / spacing_mm
     snippets = tuple(
@@ -91,13 +97,26 @@ def prepare(sample: Sample, spacing_mm: float) -> StoredSample:
     return StoredSample(
         name=sample.record.name,
         hu=hu[0, 0].round().clamp(-1024, 3071).short(),
-        organs=moved(sample.organs, IGNORE),
+        organs=organs,
         lesions=moved(sample.tumours, 0),
         outlined=sample.tumours is not None,
         findings=torch.tensor(said.findings),
         words=said.words,
         snippets=snippets,
     )
+
+
+def _without_silent(labels: torch.Tensor, silent: frozenset[str], spacing_mm: float) -> torch.Tensor:
+    """Labels of organs, `IGNORE` where one may be of which they say nothing.
+
+    A map without a class for the pulmonary artery says "no organ" of it: learnt from, that would unteach it.
+    """
+    unknown = np.zeros(labels.shape, dtype=bool)
+    for name in silent:
+        near = labels.numpy() == organ(BESIDE[name]).label
+        if near.any():
+            unknown |= distance_transform_edt(~near, sampling=spacing_mm) <= REACH_MM
+    return labels.masked_fill(torch.from_numpy(unknown) & (labels == 0), IGNORE)
 
 
 def shard_name(number: int) -> str:

@@ -44,7 +44,12 @@ def sample_of(record: Record, spacing_mm: tuple[float, float, float] = (5.0, 2.0
     tumours[10:14, 15:20, 15:20] = 1 + NAMES.index("liver_tumour")
     snippet = SliceSnippet("A lesion of the liver.", 12, 12, 12, ("liver",))
     return Sample(
-        record, volume, organs, tumours, frozenset({"liver_tumour", "liver_cyst"}), snippets=(snippet,)
+        record,
+        volume,
+        organs,
+        tumours=tumours,
+        tumours_labelled=frozenset({"liver_tumour", "liver_cyst"}),
+        snippets=(snippet,),
     )
 
 
@@ -131,6 +136,23 @@ def test_what_holds_no_shards_is_refused(tmp_path: Path) -> None:
 def test_a_spacing_that_no_patient_has(tmp_path: Path) -> None:
     with pytest.raises(UnusableSampleError, match="spacing is implausible"):
         prepare(sample_of(SmallSet(tmp_path).records()[0], (400.0, 2.0, 2.0)), 4.0)
+
+
+def test_where_a_map_is_silent_of_an_organ_nothing_is_known(tmp_path: Path) -> None:
+    sample = sample_of(SmallSet(tmp_path).records()[0])
+    organs = np.zeros_like(sample.organs)
+    organs[12:16, 16:22, 16:22] = organ("heart").label
+    spoken = prepare(replace(sample, organs=organs), 4.0).organs
+    silent = prepare(
+        replace(sample, organs=organs, organs_silent=frozenset({"pulmonary_artery"})), 4.0
+    ).organs
+    assert not bool((spoken == IGNORE).any())
+    heart = spoken == organ("heart").label
+    assert torch.equal(silent == organ("heart").label, heart)
+    unknown = (silent == IGNORE).nonzero().float()
+    gap = torch.cdist(unknown, heart.nonzero().float()).min(1).values * 4
+    assert len(unknown) > 100
+    assert float(gap.max()) <= 40
 
 
 def test_organs_that_a_set_does_not_have_are_unknown(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import highdicom as hd
 
 from training.datasets.files import (
     NO_REPORT,
+    V2_SILENT,
     Tables,
     match,
     niftis,
@@ -128,7 +129,9 @@ class CtRate:
         """
         volume = read_ct(record.image) if is_fixed(record.image) else self._legacy(record)
         mask = self._mask_file(record)
-        return Sample(record, volume, None if mask is None else read_totalsegmentator(mask, volume))
+        if mask is None:
+            return Sample(record, volume)
+        return Sample(record, volume, read_totalsegmentator(mask, volume), organs_silent=V2_SILENT)
 
     def _read(self, part: _Part, files: dict[str, Path], tables: Tables) -> None:
         reports = tables.read(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core_model.anatomy import organ, organs, structures
-from training.datasets.files import read_mask, relabelled
+from training.datasets.files import V2_SILENT, read_mask, relabelled
 from training.datasets.sample import Sample, UnusableSampleError
 
 LABELS = "labels.json"
@@ -46,6 +46,7 @@ class DrawnMasks:
         if not self._table:
             raise ValueError(f"{folder / LABELS} names no organ that is read; draw the task 'total'")
         self.folder = folder
+        self._silent = V2_SILENT - {o.name for o in organs() if o.label in self._table.values()}
 
     def added(self, sample: Sample) -> Sample:
         """A sample with the organs that were drawn for it.
@@ -60,7 +61,7 @@ class DrawnMasks:
         if not path.is_file():
             raise UnusableSampleError("no organ mask was drawn")
         drawn = relabelled(read_mask(path, sample.volume, "organ mask"), self._table, "organ mask")
-        return replace(sample, organs=drawn)
+        return replace(sample, organs=drawn, organs_silent=self._silent)
 
 
 __all__ = ["DrawnMasks"]

@@ -17,6 +17,7 @@ import highdicom as hd
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from isal import igzip, igzip_lib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
@@ -33,7 +34,16 @@ OTHER_LABELS = "labels of another set"
 NOT_ON_DISK = "listed, but has no file"
 IN_NO_TABLE = "file in no table"
 NO_REPORT = "report without findings"
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError, HeaderDataError)
+_UNREADABLE: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    zlib.error,
+    igzip_lib.IsalError,
+    ImageFileError,
+    HeaderDataError,
+)
 
 
 def stem(name: str) -> str:
@@ -75,7 +85,7 @@ def read_voxels(image: nibabel.Nifti1Image, what: str = "image") -> npt.NDArray[
     UnusableSampleError: if they are cut short, or no plain numbers.
     """
     try:
-        array = np.asanyarray(image.dataobj)
+        array = np.asanyarray(_unpacked(image).dataobj)
     except _UNREADABLE as error:
         raise UnusableSampleError(f"{what} is unreadable", type(error).__name__) from error
     while array.ndim > 3 and array.shape[-1] == 1:
@@ -83,6 +93,15 @@ def read_voxels(image: nibabel.Nifti1Image, what: str = "image") -> npt.NDArray[
     if array.dtype.kind not in "iufb":
         raise UnusableSampleError(f"{what} holds no plain numbers", str(array.dtype))
     return array
+
+
+def _unpacked(image: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
+    """The image from memory if its file is gzipped: a third of the time that Python's own gzip takes."""
+    name = image.get_filename()
+    if name is None or not name.endswith(".gz"):
+        return image
+    with igzip.open(name) as file:  # type: ignore[no-untyped-call]
+        return nibabel.Nifti1Image.from_bytes(file.read())
 
 
 def volume_of(array: npt.NDArray[Any], ras: npt.NDArray[Any], what: str = "image") -> hd.Volume:
@@ -143,8 +162,9 @@ def read_ct(
     UnusableSampleError: if it cannot be read, or voxels are not finite.
     """
     image = read_nifti(path)
-    array = read_voxels(image).astype(np.float32)
-    if not np.isfinite(array).all():
+    voxels = read_voxels(image)
+    array = voxels.astype(np.float32)
+    if voxels.dtype.kind == "f" and not np.isfinite(array).all():
         raise UnusableSampleError("image holds values that are no numbers")
     if (slope, intercept) != (1.0, 0.0):
         array = array * np.float32(slope) + np.float32(intercept)
@@ -210,11 +230,18 @@ def relabelled(
         raise UnusableSampleError(f"{what} holds values of no label", f"{low} to {high}")
     lookup = np.zeros(256, dtype=np.uint8)
     lookup[list(table)] = list(table.values())
-    return lookup[labels.astype(np.uint8)]  # (slices, rows, columns)
+    values = np.ascontiguousarray(labels, dtype=np.uint8)
+    # Bytes are translated in a tenth of the time that indexing takes, and a CT has 80 million of them.
+    translated = np.frombuffer(values.tobytes().translate(lookup.tobytes()), dtype=np.uint8)
+    return translated.reshape(values.shape).copy()  # (slices, rows, columns)
+
+
+# Reading organs that a TotalSegmentator v2 map has no class for: where they are, it says nothing.
+V2_SILENT = frozenset({"pulmonary_artery", "face"})
 
 
 def read_totalsegmentator(path: Path, like: hd.Volume) -> npt.NDArray[np.uint8]:
-    """A TotalSegmentator v2 ``total`` label map as reading organs on the image's grid.
+    """A TotalSegmentator v2 ``total`` label map as reading organs on the image's grid; silent of `V2_SILENT`.
 
     Returns
     -------

@@ -19,6 +19,7 @@ from typing import Any
 from training.datasets.files import (
     NO_REPORT,
     OTHER_LABELS,
+    V2_SILENT,
     Tables,
     match,
     niftis,
@@ -130,7 +131,8 @@ class Merlin:
         volume = read_ct(record.image)
         mask = self.root / MASKS / record.image.name
         organs = read_totalsegmentator(mask, volume) if mask.exists() else None
-        return Sample(record, volume, organs, snippets=report_snippets(record.report, volume, organs))
+        snippets = report_snippets(record.report, volume, organs)
+        return Sample(record, volume, organs, snippets=snippets, organs_silent=V2_SILENT)
 
 
 def split_report(text: str) -> tuple[str, str]:

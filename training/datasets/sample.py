@@ -106,6 +106,8 @@ class Sample:
     volume: HU float32, canonical (`core_model.volume.canonical`): axis 0 from the feet; LPS mm.
     organs: (slices, rows, columns) uint8, reading organ labels, 0 where none of them is and
         `training.phantoms.tissues.IGNORE` where the set does not say; None where it has no organ masks.
+    organs_silent: reading organs of which `organs` says nothing although it is a map of the others: what is
+        0 may be one of them.
     tumours: (slices, rows, columns) uint8, 1 + index of the abnormality in the dictionary, 0 where none of
         `tumours_labelled` is; None where the set outlines none.
     tumours_labelled: abnormalities of the dictionary that the set outlines wherever they are.
@@ -120,6 +122,7 @@ class Sample:
     tumours_labelled: frozenset[str] = frozenset()
     finding_masks: npt.NDArray[np.bool_] | None = None
     snippets: tuple[SliceSnippet, ...] = ()
+    organs_silent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

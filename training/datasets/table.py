@@ -14,7 +14,15 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training.datasets.files import NO_REPORT, NOT_ON_DISK, read_ct, read_rows, read_totalsegmentator, truth
+from training.datasets.files import (
+    NO_REPORT,
+    NOT_ON_DISK,
+    V2_SILENT,
+    read_ct,
+    read_rows,
+    read_totalsegmentator,
+    truth,
+)
 from training.datasets.report_slices import report_snippets
 from training.datasets.sample import Problem, Record, Sample, Split
 
@@ -106,7 +114,7 @@ class Table:
             series=int(series) if series.isdigit() else None,
             superior_first=FIRST.get(_cell(row, "first_slice")),
         )
-        return Sample(record, volume, organs, snippets=snippets)
+        return Sample(record, volume, organs, snippets=snippets, organs_silent=V2_SILENT)
 
     def _record(self, name: str, row: Mapping[str, str], patients: dict[str, str]) -> Record | None:
         image = self.file.parent / row["image"].strip()
