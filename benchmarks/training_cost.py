@@ -1,4 +1,4 @@
-"""What one training step costs, whatever it runs on: ``python -m benchmarks.training_cost`` (docs/scaling.md).
+"""What one training step costs, wherever it runs: ``python -m benchmarks.training_cost`` (docs/scaling.md).
 
 Counts, not timings: floating-point operations of a step (PyTorch's counter), bytes that the backward pass
     keeps,
@@ -94,9 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"  operations, forward and backward   {found['flops_per_crop'] / 1e12:.2f} TFLOP")
     print(f"  kept for the backward pass         {found['kept_bytes_per_crop'] / 2**20:.0f} MiB")
     print(f"  exchanged of it between processes  {found['gathered_bytes_per_crop'] / 2**10:.0f} KiB")
-    print(
-        f"model: {found['trained_parameters'] / 1e6:.1f} M trained of {found['parameters'] / 1e6:.1f} M parameters"
-    )
+    trained, whole = found["trained_parameters"] / 1e6, found["parameters"] / 1e6
+    print(f"model: {trained:.1f} M trained of {whole:.1f} M parameters")
     print(f"  weights, average, optimiser        {found['state_bytes'] / 2**20:.0f} MiB")
     print(f"  gradients exchanged in a step      {found['gradient_bytes'] / 2**20:.0f} MiB")
     if given.crops_per_second:

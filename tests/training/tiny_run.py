@@ -34,9 +34,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `training.pretrain` start from the small tower and paint the anatomy of boxes."""
     monkeypatch.setattr(start, "load_public_encoder", tiny_public_encoder)
     # The procedural body takes seconds at 3 mm, and is tested by itself.
-    monkeypatch.setattr(
-        phantom_data, "procedural_anatomy", lambda rng, spacing_mm, height_mm: small_anatomy(rng)
-    )
+    monkeypatch.setattr(phantom_data, "procedural_anatomy", lambda rng, **_: small_anatomy(rng))
 
 
 def small(settings: Settings, steps: int, **changes: Any) -> Settings:

@@ -40,7 +40,7 @@ _UNREADABLE: tuple[type[Exception], ...] = (
     ValueError,
     KeyError,
     zlib.error,
-    igzip_lib.IsalError,
+    cast(type[Exception], igzip_lib.IsalError),
     ImageFileError,
     HeaderDataError,
 )
