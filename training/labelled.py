@@ -16,7 +16,6 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch.utils.data import IterableDataset, get_worker_info
 
 from core_model.abnormality import abnormalities
@@ -25,7 +24,7 @@ from training.datasets.files import stem
 from training.datasets.msd import INDEX, inside, read_index
 from training.phantoms.dicom import nearest
 from training.phantoms.fields import smooth_noise, uniform
-from training.samples import MIN_LESION_VOXELS, Crop, deformed_grid
+from training.samples import MIN_LESION_VOXELS, Crop, deformed_grid, sampler
 
 ON_LESIONS = 0.67  # share of the crops that are centred on a lesion, where the case has one; our choice
 
@@ -156,13 +155,7 @@ class LabelledCrops(IterableDataset[Crop]):
         case = self.cases[int(order[n % count])]
         rng = np.random.default_rng([self.seed, 1, n])
         points = deformed_grid(rng, self.window, self.spacing_mm) + _centre(case, rng)  # (D, H, W, 3)
-        size = torch.tensor(case.hu.shape, dtype=torch.float32)
-        normalised = ((points + 0.5) / size * 2 - 1).flip(-1)[None]
-
-        def pull(volume: torch.Tensor, mode: str) -> torch.Tensor:
-            return F.grid_sample(
-                volume[None, None].float(), normalised, mode=mode, padding_mode="zeros", align_corners=False
-            )[0, 0]
+        pull = sampler(points, case.hu.shape)
 
         hu = pull(case.hu.float() + 1024, "bilinear") - 1024
         hu = hu * uniform(rng, 0.97, 1.03) + uniform(rng, -6, 6)

@@ -116,13 +116,7 @@ def crop(
     ratio = spacing_mm / phantom.spacing_mm[0]
     centre = _centre(phantom, rng, [n * ratio for n in window])
     points = deformed_grid(rng, window, spacing_mm) * ratio + torch.tensor(centre)  # (D, H, W, 3)
-    size = torch.tensor(shape, dtype=torch.float32)
-    normalised = ((points + 0.5) / size * 2 - 1).flip(-1)[None]
-
-    def pull(volume: torch.Tensor, mode: str) -> torch.Tensor:
-        return F.grid_sample(
-            volume[None, None].float(), normalised, mode=mode, padding_mode="zeros", align_corners=False
-        )[0, 0]
+    pull = sampler(points, shape)
 
     hu = pull(phantom.hu + 1024, "bilinear") - 1024
     organ_labels = pull(phantom.organs, "nearest").byte()
@@ -159,6 +153,29 @@ def _centre(phantom: Phantom, rng: np.random.Generator, extent: Sequence[float])
         return [z, shape[1] / 2, shape[2] / 2]
     y, x = body.mean(0).tolist()
     return [z, y + uniform(rng, -0.2, 0.2) * extent[1], x + uniform(rng, -0.12, 0.12) * extent[2]]
+
+
+def sampler(points: torch.Tensor, shape: Sequence[int]) -> Callable[[torch.Tensor, str], torch.Tensor]:
+    """What takes a volume's values at some points; 0 outside.
+
+    Parameters
+    ----------
+    points: (D, H, W, 3) in voxels of the volumes.
+    shape: of the volumes.
+
+    Returns
+    -------
+    A function of a volume and "bilinear" or "nearest", which gives (D, H, W) float32.
+    """
+    size = torch.tensor(shape, dtype=torch.float32)
+    normalised = ((points + 0.5) / size * 2 - 1).flip(-1)[None]
+
+    def pull(volume: torch.Tensor, mode: str) -> torch.Tensor:
+        return F.grid_sample(
+            volume[None, None].float(), normalised, mode=mode, padding_mode="zeros", align_corners=False
+        )[0, 0]
+
+    return pull
 
 
 def deformed_grid(rng: np.random.Generator, window: Sequence[int], spacing_mm: float) -> torch.Tensor:
@@ -375,5 +392,6 @@ __all__ = [
     "deformed_grid",
     "make_phantom",
     "rows_of",
+    "sampler",
     "schedule",
 ]

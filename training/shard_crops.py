@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.utils.data import IterableDataset, get_worker_info
 
 from core_model.abnormality import abnormalities
@@ -19,7 +18,7 @@ from core_model.anatomy import organ, organs
 from training.own_words import OwnWords
 from training.phantoms.fields import smooth_noise, uniform
 from training.phantoms.tissues import IGNORE
-from training.samples import MIN_LESION_VOXELS, MIN_ORGAN_VOXELS, Crop, deformed_grid
+from training.samples import MIN_LESION_VOXELS, MIN_ORGAN_VOXELS, Crop, deformed_grid, sampler
 from training.snippets import CropSnippet
 from training.volume_shards import Shards, StoredSample
 
@@ -88,13 +87,7 @@ class ShardCrops(IterableDataset[Crop]):
 def crop_of(sample: StoredSample, rng: np.random.Generator, window: Sequence[int], spacing_mm: float) -> Crop:
     """A randomly deformed crop of a stored sample, with what is said of what it shows."""
     points = deformed_grid(rng, window, spacing_mm) + _centre(sample, rng, window)  # (D, H, W, 3)
-    size = torch.tensor(sample.hu.shape, dtype=torch.float32)
-    normalised = ((points + 0.5) / size * 2 - 1).flip(-1)[None]
-
-    def pull(volume: torch.Tensor, mode: str) -> torch.Tensor:
-        return F.grid_sample(
-            volume[None, None].float(), normalised, mode=mode, padding_mode="zeros", align_corners=False
-        )[0, 0]
+    pull = sampler(points, sample.hu.shape)
 
     hu = pull(sample.hu.float() + 1024, "bilinear") - 1024
     hu = hu * uniform(rng, 0.97, 1.03) + uniform(rng, -6, 6)
