@@ -21,7 +21,8 @@ def test_a_set_is_written_prepared_and_fed(tmp_path: Path) -> None:
     dataset = CtRate(tmp_path / "set")
     assert len(dataset.records()) == 3
     assert {p.kind for p in dataset.problems()} == {"table is missing"}  # of labels, which are not read here
-    assert prepare_some(tmp_path / "set", [1, 2]) > 0
+    clock, processor = prepare_some(tmp_path / "set", [1, 2])
+    assert clock > 0 < processor
     make_shards(dataset, dataset.records(), tmp_path / "shards", spacing_mm=6.0)
     shards = Shards(tmp_path / "shards")
     assert shards.real_images == 3
@@ -35,6 +36,7 @@ def test_the_table_says_what_was_aimed_at() -> None:
         "device": "cpu",
         "volume": [512, 512, 300],
         "seconds_per_volume_and_core": 1.5,
+        "processor_seconds_per_volume": 1.25,
         "loader_crops_per_second": {"1": 5.0, "2": 8.0},
         "step_crops_per_second": 0.5,
         "loader_over_step": 16.0,
