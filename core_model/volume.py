@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 CANONICAL_ORIENTATION = "HPL"
+SLICES = 16  # resampled at a time
 # What a CT can carry; below is padding (GE writes -2000 and lower), above is metal. PS3.3 C.8.2.1.
 HU_MIN, HU_MAX = -1024.0, 3071.0
 
@@ -74,14 +75,16 @@ def resample(
     target: hd.VolumeGeometry,
     *,
     antialias: bool,
+    limits: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Trilinear resampling between two grids that share axis directions.
 
     Parameters
     ----------
-    tensor: (C, D, H, W) float on `source`.
+    tensor: (C, D, H, W) of any number on `source`.
     source, target: geometries whose direction matrices agree (as `resampled_geometry` makes).
     antialias: average over the source voxels inside each target voxel when the target is coarser.
+    limits: values are clamped to these first.
 
     Returns
     -------
@@ -93,12 +96,22 @@ def resample(
     memory than a dense sampling grid.
     """
     scale_offset = _sampling_grid(source, target)
-    out = tensor.float()
-    for axis in (2, 1, 0):  # the last is contiguous: most of a CT's voxels go before any axis is moved
+
+    def weights_of(axis: int) -> torch.Tensor:
         step, offset = scale_offset[axis].tolist()
-        weights = _axis_weights(
-            source.spatial_shape[axis], target.spatial_shape[axis], step, offset, antialias
-        ).to(out.device)
+        n_in, n_out = source.spatial_shape[axis], target.spatial_shape[axis]
+        return _axis_weights(n_in, n_out, step, offset, antialias).to(tensor.device)
+
+    # The last axis is contiguous: most of a CT's voxels go before any axis is moved, some slices at a time,
+    # so that no second copy of the CT is made.
+    weights = weights_of(2)
+    parts = [
+        (part.float() if limits is None else part.float().clamp(*limits)) @ weights.T
+        for part in torch.split(tensor, SLICES, dim=1)
+    ]
+    out = torch.cat(parts, dim=1)  # (C, D, H, W')
+    for axis in (1, 0):
+        weights = weights_of(axis)
         out = torch.movedim(out, axis + 1, -1) @ weights.T  # (C, ..., n_target)
         out = torch.movedim(out, -1, axis + 1)
     return out.contiguous()
@@ -123,8 +136,11 @@ def to_model_grid(volume: hd.Volume, spacing_mm: float) -> tuple[torch.Tensor, h
     """
     source = volume.get_geometry()
     target = resampled_geometry(source, spacing_mm)
-    array = np.clip(volume.array.astype(np.float32, copy=False), HU_MIN, HU_MAX)
-    tensor = resample(torch.from_numpy(array)[None], source, target, antialias=True)
+    array = np.ascontiguousarray(volume.array)
+    if array.dtype not in (np.int16, np.float32):
+        array = array.astype(np.float32)
+    limits = (HU_MIN, HU_MAX)
+    tensor = resample(torch.from_numpy(array)[None], source, target, antialias=True, limits=limits)
     return tensor[None], target  # (1, 1, D, H, W)
 
 

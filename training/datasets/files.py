@@ -100,8 +100,8 @@ def _unpacked(image: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
     name = image.get_filename()
     if name is None or not name.endswith(".gz"):
         return image
-    with igzip.open(name) as file:  # type: ignore[no-untyped-call]
-        return nibabel.Nifti1Image.from_bytes(file.read())
+    voxels = igzip.decompress(Path(name).read_bytes())  # type: ignore[no-untyped-call]
+    return nibabel.Nifti1Image.from_bytes(voxels)
 
 
 def volume_of(array: npt.NDArray[Any], ras: npt.NDArray[Any], what: str = "image") -> hd.Volume:
