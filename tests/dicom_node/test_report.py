@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 
 import numpy as np
 import pydicom
@@ -29,6 +31,17 @@ def report_of(slices, *, lesions=True):
     return reading, _report(reading, slices)
 
 
+def made(geometry="axial", *, lesions=True):
+    """Slices, reading and report of a series, for tests that change none of them."""
+    return _made(geometry, lesions)
+
+
+@functools.cache
+def _made(geometry, lesions):
+    slices = ct_series(geometry)
+    return slices, *report_of(slices, lesions=lesions)
+
+
 def _report(reading, slices):
     return findings_report(
         reading,
@@ -44,17 +57,20 @@ def content(report):
     return sr.Comprehensive3DSR.from_dataset(report).content
 
 
-def group(read, uid):
-    """The measurement group with a tracking UID."""
-    found = read.get_image_measurement_groups(tracking_uid=uid)
-    found += read.get_volumetric_roi_measurement_groups(tracking_uid=uid)
-    assert len(found) == 1
-    return found[0]
+def groups(read):
+    """The measurement groups by tracking UID, each of which only one has.
+
+    Asked for by its UID, one group takes highdicom as long as all: 0.3 s.
+    """
+    found = [*read.get_image_measurement_groups(), *read.get_volumetric_roi_measurement_groups()]
+    by_uid = {item.tracking_uid: item for item in found}
+    assert len(by_uid) == len(found)
+    return by_uid
 
 
-def comments(read, finding):
+def comments(items, finding):
     """The comments in a finding's group."""
-    item = group(read, finding_tracking_uid(KEY, finding.organ, finding.abnormality))
+    item = items[finding_tracking_uid(KEY, finding.organ, finding.abnormality)]
     return [
         child.TextValue
         for child in item[0].ContentSequence
@@ -65,7 +81,7 @@ def comments(read, finding):
 @pytest.mark.parametrize("lesions", [True, False])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_report_is_valid(geometry, lesions, tmp_path):
-    _, report = report_of(ct_series(geometry), lesions=lesions)
+    _, _, report = made(geometry, lesions=lesions)
     assert dciodvfy_errors(report, tmp_path) == []
     assert (report.CompletionFlag, report.PreliminaryFlag) == ("COMPLETE", "PRELIMINARY")
     assert report.VerificationFlag == "UNVERIFIED"
@@ -73,19 +89,18 @@ def test_report_is_valid(geometry, lesions, tmp_path):
 
 @pytest.mark.parametrize("name", DIRT)
 def test_dirty_headers_give_a_valid_report(name, tmp_path):
-    slices = ct_series()
-    reading = make_reading(volume_of(slices), slices)
-    assert dciodvfy_errors(_report(reading, spoiled(slices, name)), tmp_path) == []
+    slices, reading, _ = made()
+    assert dciodvfy_errors(_report(reading, spoiled(copy.deepcopy(slices), name)), tmp_path) == []
 
 
 def test_every_finding_is_there_with_its_status_and_probability(tmp_path):
-    slices = ct_series()
-    reading, report = report_of(slices)
+    _, reading, report = made()
     report.save_as(tmp_path / "sr.dcm")
     back = sr.srread(tmp_path / "sr.dcm").content
     assert len(back.get_image_measurement_groups()) == len(abnormalities())
+    items = groups(back)
     for finding in reading.findings:
-        item = group(back, finding_tracking_uid(KEY, finding.organ, finding.abnormality))
+        item = items[finding_tracking_uid(KEY, finding.organ, finding.abnormality)]
         evaluations = item.get_qualitative_evaluations(name=codes.DCM.PresenceOfProperty)
         assert [e.value.value for e in evaluations] == [PRESENCE[finding.status]]
         values = [m.value for m in item.get_measurements(name=codes.DCM.Probability)]
@@ -94,9 +109,9 @@ def test_every_finding_is_there_with_its_status_and_probability(tmp_path):
 
 
 def test_undetermined_says_why():
-    reading, report = report_of(ct_series())
-    read = content(report)
-    reasons = {f.abnormality: comments(read, f) for f in reading.findings}
+    _, reading, report = made()
+    items = groups(content(report))
+    reasons = {f.abnormality: comments(items, f) for f in reading.findings}
     assert reasons["liver_cyst"] == [BETWEEN_THRESHOLDS]
     assert reasons["pancreatic_tumour"] == [NOT_IN_VIEW]
     for finding in reading.findings:
@@ -105,12 +120,11 @@ def test_undetermined_says_why():
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_key_image_is_the_slice_nearest_to_the_position(geometry):
-    slices = ct_series(geometry)
-    reading, report = report_of(slices)
-    read = content(report)
+    slices, reading, report = made(geometry)
+    items = groups(content(report))
     checked = 0
     for finding in reading.findings:
-        item = group(read, finding_tracking_uid(KEY, finding.organ, finding.abnormality))
+        item = items[finding_tracking_uid(KEY, finding.organ, finding.abnormality)]
         if finding.position_lps_mm is None:
             assert item.source_images == []
             continue
@@ -123,13 +137,13 @@ def test_key_image_is_the_slice_nearest_to_the_position(geometry):
 
 
 def test_lesion_groups_carry_measurements_and_refer_to_their_segment():
-    slices = ct_series()
-    reading, report = report_of(slices)
+    slices, reading, report = made()
     segmentation = lesion_segmentation(reading, slices, KEY)
     read = content(report)
     assert len(read.get_volumetric_roi_measurement_groups()) == len(reading.lesions)
+    items = groups(read)
     for lesion, segment in zip(reading.lesions, segmentation.SegmentSequence, strict=True):
-        item = group(read, lesion_tracking_uid(KEY, lesion.label))
+        item = items[lesion_tracking_uid(KEY, lesion.label)]
         assert item.tracking_uid == segment.TrackingUID
         assert item.tracking_identifier == segment.TrackingID
         reference = item.referenced_segment[0].ReferencedSOPSequence[0]
@@ -147,7 +161,7 @@ def test_lesion_groups_carry_measurements_and_refer_to_their_segment():
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_dcmqi_reads_the_same_numbers(geometry, tmp_path):
-    reading, report = report_of(ct_series(geometry))
+    _, reading, report = made(geometry)
     document = tid1500(report, tmp_path)
     groups = {item["TrackingUniqueIdentifier"]: item for item in document["Measurements"]}
     assert len(groups) == len(reading.findings) + len(reading.lesions)
@@ -161,8 +175,7 @@ def test_dcmqi_reads_the_same_numbers(geometry, tmp_path):
 
 
 def test_all_sources_and_segmentations_are_evidence():
-    slices = ct_series()
-    reading, report = report_of(slices)
+    slices, reading, report = made()
     evidence = {
         sop.ReferencedSOPInstanceUID
         for study in report.CurrentRequestedProcedureEvidenceSequence
@@ -176,15 +189,15 @@ def test_all_sources_and_segmentations_are_evidence():
 
 
 def test_without_a_lesion_no_group_refers_to_a_segment():
-    _, report = report_of(ct_series(), lesions=False)
+    _, _, report = made(lesions=False)
     read = content(report)
     assert read.get_volumetric_roi_measurement_groups() == []
     assert len(read.get_image_measurement_groups()) == len(abnormalities())
 
 
 def test_a_retry_has_the_same_content_and_uid():
-    slices = ct_series()
-    (_, once), (_, again) = report_of(slices), report_of(slices)
+    slices, _, once = made()
+    _, again = report_of(slices)
     assert (once.SOPInstanceUID, once.SeriesInstanceUID) == (again.SOPInstanceUID, again.SeriesInstanceUID)
     trees = [dataset.to_json_dict()["0040A730"] for dataset in (once, again)]
     assert trees[0] == trees[1]
@@ -214,8 +227,7 @@ def test_an_odd_name_reaches_no_log(name, caplog, recwarn, capfd):
 
 
 def test_impossible_requests_are_refused():
-    slices = ct_series()
-    reading = make_reading(volume_of(slices), slices)
+    slices, reading, _ = made()
     with pytest.raises(ValueError, match="lesion_seg is None"):
         findings_report(reading, slices, KEY, lesion_seg=None, organ_seg=None)
     odd = Finding("liver", "liver_cyst", 0.5, "perhaps", None)

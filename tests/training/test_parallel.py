@@ -5,6 +5,7 @@ Real processes with gloo on loopback. A run goes on with another number of them.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
+from tests.training import tiny_run
 from tests.training.small_shards import small_shards
 from tests.training.tiny_run import go, shrink, small_config
 from training.parallel import Placement, share_of
@@ -84,7 +86,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     wanted = (*SCENARIOS, Scenario("more", "fsdp", 1, STEPS + 2))
-    torch.multiprocessing.spawn(_worker, (port, folder, wanted), nprocs=2)  # type: ignore[no-untyped-call]
+    multiprocessing.set_forkserver_preload(
+        [tiny_run.__name__, Run.__module__]
+    )  # torch is imported once, not twice
+    torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call]
+        _worker, (port, folder, wanted), nprocs=2, start_method="forkserver"
+    )
     return folder
 
 

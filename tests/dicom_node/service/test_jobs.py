@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import highdicom as hd
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import pytest
 from fastapi.testclient import TestClient
 
+from benchmarks.campaign_node import context
 from dicom_node.service.nrrd_files import volume_nrrd
 from tests.dicom_node.ct_series import volume_of
 from tests.dicom_node.service.stage import Stage, assert_refused, make_stage, series
@@ -26,10 +28,16 @@ from tests.tiny import body_volume
 
 @pytest.fixture(scope="module")
 def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A service that does jobs, with one study read."""
+    """A service that does jobs, with one study read.
+
+    Its workers are forked from a process that has imported torch: what they do and how they end is tested
+    here, several times, and their start by "spawn" with the extension in ``test_real_service.py``.
+    """
     stage = make_stage(tmp_path_factory.mktemp("jobs"), queue=2)
     stage.read(series())
-    with stage.parts.running():
+    forked = SimpleNamespace(get_context=lambda _: context())
+    with pytest.MonkeyPatch.context() as patch, stage.parts.running():
+        patch.setattr("dicom_node.service.jobs.multiprocessing", forked)
         yield stage
 
 
