@@ -48,7 +48,7 @@ class Arrival:
     is_ct: whether it is a CT image, which a reading can be made of.
     sha256: hexadecimal SHA-256 of the data set alone.
     size: bytes of the whole file.
-    part: the file.
+    part: path of the file.
     association: number in the index, so that its study waits for the end of it.
     """
 
@@ -60,7 +60,7 @@ class Arrival:
     is_ct: bool
     sha256: str
     size: int
-    part: Path
+    part: str
     association: int | None
 
 
@@ -109,7 +109,8 @@ class GroupCommit:
             if ticket.outcome is None and ticket.error is None:
                 self._commit_all()
         if ticket.outcome is not Stored.NEW:
-            arrival.part.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(arrival.part)
         if ticket.error is not None:
             raise ticket.error
         assert ticket.outcome is not None
@@ -136,9 +137,10 @@ class GroupCommit:
         with self._transaction() as cursor:
             numbers = self._statements.insert(cursor, list(first.values()))
             new = {uid: arrival for uid, arrival in first.items() if uid in numbers}
-            for uid, arrival in new.items():
-                arrival.part.rename(self._path(uid))
-            for folder in {self._path(uid).parent for uid in new}:
+            paths = [self._path(uid) for uid in new]
+            for path, arrival in zip(paths, new.values(), strict=True):
+                os.rename(arrival.part, path)
+            for folder in {path.parent for path in paths}:
                 sync_folder(folder)
             self._statements.note_studies(cursor, [(one, numbers[uid]) for uid, one in new.items()])
             known = self._statements.digests(cursor, [uid for uid in first if uid not in numbers])
@@ -185,13 +187,15 @@ class _Statement:
     """
 
     def __init__(self, statement: Any, dialect: sa.Dialect) -> None:
-        self._compiled = statement.compile(dialect=dialect)
-        self._sql = str(self._compiled)
+        compiled = statement.compile(dialect=dialect)
+        self._sql = str(compiled)
+        self._own = compiled.params  # what is not given with each run
+        self._order = compiled.positiontup
 
     def run(self, cursor: Any, values: dict[str, Any]) -> None:
         """Execute with values by column name; other parameters are the statement's own."""
-        parameters = self._compiled.construct_params(values)
-        order = self._compiled.positiontup
+        parameters = self._own | values
+        order = self._order
         cursor.execute(self._sql, parameters if order is None else tuple(parameters[name] for name in order))
 
 
