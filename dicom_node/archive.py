@@ -93,7 +93,7 @@ class Archive:
         self.root = root
         self.index = index
         self._instances = f"{root}/instances"
-        self._commits = GroupCommit(index, self.path)
+        self._commits = GroupCommit(index, self._path)
 
     @classmethod
     def open(cls, config: Config) -> Archive:
@@ -116,8 +116,11 @@ class Archive:
 
     def path(self, sop_instance_uid: str) -> Path:
         """Where the file of an instance lies: a digest of its UID in 256 folders."""
+        return Path(self._path(sop_instance_uid))
+
+    def _path(self, sop_instance_uid: str) -> str:
         digest = hashlib.sha256(sop_instance_uid.encode()).hexdigest()
-        return Path(f"{self._instances}/{digest[:2]}/{digest}.dcm")
+        return f"{self._instances}/{digest[:2]}/{digest}.dcm"
 
     def free_bytes(self) -> int:
         """Free space on the archive's disk."""

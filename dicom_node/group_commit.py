@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dicom_node.database import begin_writing
 from dicom_node.index import Index, Instance, Study, Touch
 
 Row = dict[str, Any]
@@ -82,13 +83,14 @@ class GroupCommit:
     path: where the file of a SOP Instance UID belongs.
     """
 
-    def __init__(self, index: Index, path: Callable[[str], Path]) -> None:
+    def __init__(self, index: Index, path: Callable[[str], str]) -> None:
         self._index = index
         self._path = path
         self._turn = threading.Lock()
         self._door = threading.Lock()  # of the list below
         self._waiting: list[_Ticket] = []
         self._statements = _Statements(index.dialect)
+        self._begin = begin_writing(index.dialect)
         self._connection: sa.Connection | None = None
         self._used = 0.0
 
@@ -140,7 +142,7 @@ class GroupCommit:
             paths = [self._path(uid) for uid in new]
             for path, arrival in zip(paths, new.values(), strict=True):
                 os.rename(arrival.part, path)
-            for folder in {path.parent for path in paths}:
+            for folder in {os.path.dirname(path) for path in paths}:
                 sync_folder(folder)
             self._statements.note_studies(cursor, [(one, numbers[uid]) for uid, one in new.items()])
             known = self._statements.digests(cursor, [uid for uid in first if uid not in numbers])
@@ -153,9 +155,12 @@ class GroupCommit:
             self._disconnect()
         if self._connection is None:
             self._connection = self._index.connect()
+        driver = self._connection.connection
         try:
-            with self._connection.begin():
-                yield self._connection.connection.cursor()
+            cursor = driver.cursor()
+            cursor.execute(self._begin)
+            yield cursor
+            driver.commit()
         except self._connection.dialect.loaded_dbapi.Error as error:
             self._disconnect()
             raise sa.exc.DBAPIError("", None, error) from error
@@ -165,7 +170,7 @@ class GroupCommit:
         self._used = time.monotonic()
 
     def _disconnect(self) -> None:
-        """Give the connection back to the pool, which sees whether it still works."""
+        """Give the connection back to the pool, which rolls back and sees whether it still works."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -279,7 +284,7 @@ class _Statements:
         return known
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Put a folder's entries on disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

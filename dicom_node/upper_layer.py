@@ -275,6 +275,7 @@ class StoreAssociation(Association):
         super().__init__(ae, "acceptor")
         self._ended = ended
         self._wake = threading.Event()
+        self._agreed: dict[int, tuple[str, str]] = {}
         self.dul = UpperLayer(self, request, lambda store: begin(store, self))
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout  # for its timers
         self.set_socket(AssociationSocket(self, client_socket=connection))
@@ -293,8 +294,11 @@ class StoreAssociation(Association):
 
     def context(self, context_id: int) -> tuple[str, str] | None:
         """Abstract and transfer syntax of an accepted presentation context, or None."""
-        found = self._accepted_cx.get(context_id)
-        return None if found is None else (str(found.abstract_syntax), str(found.transfer_syntax[0]))
+        agreed = self._agreed.get(context_id)
+        if agreed is None and (found := self._accepted_cx.get(context_id)) is not None:
+            agreed = (str(found.abstract_syntax), str(found.transfer_syntax[0]))
+            self._agreed[context_id] = agreed  # each look at pynetdicom's makes new UIDs
+        return agreed
 
     def run_reactor(self) -> None:
         """The thread: negotiate, serve, and tell when it is over, however it ends."""
