@@ -4,6 +4,11 @@ The node's receiver (every instance fsynced and indexed before it is acknowledge
 Orthanc and DCMTK's storescp, each sent the same CT images by 1, 4 and 8 DCMTK storescu at once; then the
 node again with 20 idle associations. Needs Debian's ``dcmtk`` and ``orthanc``. Every figure is the median
 of the rounds; the rounds go through all receivers in turn, so that a busy machine is busy for all.
+
+What is measured is the steady state, for all receivers alike: each is first sent some images that do not
+count, by more senders than it has processes; then the clock runs from when every sender has had its first
+`_WARM` answers until the first sender has had its last one, by the time stamps of storescu's own log. How
+long an association takes to be agreed on (storescu proposes 128 presentation contexts) is told apart.
 """
 
 from __future__ import annotations
@@ -33,6 +38,15 @@ from benchmarks.raw_peer import RawPeer
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 _ROWS = 512
 _AE_TITLE = "BENCHMARK"
+_WARM = 20  # answers of each association before the clock starts
+_WARMING_SENDERS = 4
+_SAMPLE_SECONDS = 0.2
+_LOG_FORMAT = """log4cplus.rootLogger = INFO, out
+log4cplus.appender.out = log4cplus::ConsoleAppender
+log4cplus.appender.out.logToStdErr = true
+log4cplus.appender.out.layout = log4cplus::PatternLayout
+log4cplus.appender.out.layout.ConversionPattern = %D{%s.%q} %m%n
+"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,7 @@ class Measured:
     ----------
     instances_per_second, cpu_ms: of each round; CPU time of the receiver alone, per instance, which a
         busy machine changes least.
+    set_up_ms: of each round, how long an association took to be agreed on: the median of its senders.
     """
 
     receiver: str
@@ -50,6 +65,7 @@ class Measured:
     idle: int
     instances_per_second: list[float]
     cpu_ms: list[float]
+    set_up_ms: list[float]
 
 
 def write_images(folder: Path, n: int) -> None:
@@ -140,18 +156,33 @@ class Running:
         return ticks / os.sysconf("SC_CLK_TCK")
 
 
+@dataclass(frozen=True)
+class Receiver:
+    """How to start a receiver on a port with its files in a folder; `processes` say in its log when they can
+    serve (of the node)."""
+
+    command: Callable[[int, Path], list[str]]
+    processes: int = 0
+
+
 @contextlib.contextmanager
-def running(command: Callable[[int, Path], list[str]], folder: Path) -> Iterator[Running]:
-    """A receiver on a free port, which is yielded once it listens; killed and wiped at the end."""
+def running(kind: Receiver, folder: Path) -> Iterator[Running]:
+    """A receiver on a free port, which is yielded once it can serve; killed and wiped at the end.
+
+    The disk has nothing left to write when it begins, whatever the receiver before it left unwritten.
+    """
+    os.sync()
     port = _free_port()
     folder.mkdir(parents=True)
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command(port, folder), stdout=log, stderr=log, env=_ENVIRONMENT)
+        process = subprocess.Popen(kind.command(port, folder), stdout=log, stderr=log, env=_ENVIRONMENT)
     try:
         deadline = time.monotonic() + 60
         while True:
+            ready = (folder / "log").read_text("utf-8", "replace").count("receiver ready")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
+                if ready >= kind.processes:
+                    break
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"it does not listen: {(folder / 'log').read_text('utf-8', 'replace')}")
             time.sleep(0.05)
@@ -163,26 +194,69 @@ def running(command: Callable[[int, Path], list[str]], folder: Path) -> Iterator
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def send(port: int, folders: Sequence[Path]) -> float:
-    """Seconds that as many storescu as there are folders need to send them all at once.
+@dataclass(frozen=True)
+class Sent:
+    """What the senders' logs and the receiver's CPU time tell of the steady state.
+
+    Attributes
+    ----------
+    rate: instances per second.
+    cpu_ms: CPU time of the receiver per instance.
+    set_up_ms: until an association was agreed on; the median of the senders.
+    """
+
+    rate: float
+    cpu_ms: float
+    set_up_ms: float
+
+
+def send(receiver: Running, shares: Sequence[Sequence[Path]], folder: Path) -> Sent:
+    """Send the images of each share by a storescu of its own, all at once, and measure the steady state.
+
+    Parameters
+    ----------
+    receiver: where to.
+    shares: the files of each sender, more than `_WARM`.
+    folder: where logs are kept meanwhile.
 
     Raises
     ------
-    RuntimeError: if one was not wholly accepted.
+    RuntimeError: if one was not wholly accepted, or they never sent at the same time.
     """
-    start = time.perf_counter()
-    senders = [
-        subprocess.Popen(
-            ["storescu", "+sd", "-aec", _AE_TITLE, "127.0.0.1", str(port), str(folder)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=_ENVIRONMENT,
-        )
-        for folder in folders
-    ]
-    if any([sender.wait() for sender in senders]):
+    layout = folder / "log4cplus.cfg"
+    layout.write_text(_LOG_FORMAT, encoding="ascii")
+    logs = [folder / f"sender{k}.log" for k in range(len(shares))]
+    storescu = ["storescu", "--log-config", str(layout), "-aec", _AE_TITLE, "127.0.0.1", str(receiver.port)]
+    senders = []
+    for share, log in zip(shares, logs, strict=True):
+        with log.open("wb") as out:
+            command = [*storescu, *map(str, share)]
+            senders.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, env=_ENVIRONMENT))
+    clock, cpu = [time.time()], [receiver.cpu_seconds()]
+    while any([sender.poll() is None for sender in senders]):
+        time.sleep(_SAMPLE_SECONDS)
+        cpu.append(receiver.cpu_seconds())
+        clock.append(time.time())
+    if any(sender.returncode for sender in senders):
         raise RuntimeError("a sender was refused")
-    return time.perf_counter() - start
+    answers = [_times(log, "Received Store Response (Success)") for log in logs]
+    if any(len(times) != len(share) for times, share in zip(answers, shares, strict=True)):
+        raise RuntimeError("an instance was refused")
+    start, end = max(times[_WARM - 1] for times in answers), min(times[-1] for times in answers)
+    steady = sum(start < time <= end for times in answers for time in times)
+    if not steady:
+        raise RuntimeError("the senders did not send at the same time: give more --instances")
+    set_up = [
+        _times(log, "Association Accepted")[0] - _times(log, "Requesting Association")[0] for log in logs
+    ]
+    seconds = float(np.interp(end, clock, cpu) - np.interp(start, clock, cpu))
+    return Sent(steady / (end - start), 1000 * seconds / steady, 1000 * statistics.median(set_up))
+
+
+def _times(log: Path, message: str) -> list[float]:
+    """When storescu said something, in seconds since the epoch."""
+    lines = (line.partition(" ") for line in log.read_text("utf-8", "replace").splitlines())
+    return [float(when) for when, _, what in lines if what.startswith(message)]
 
 
 @contextlib.contextmanager
@@ -196,14 +270,23 @@ def idle_associations(port: int, n: int) -> Iterator[None]:
         yield
 
 
+def _share(images: Sequence[Path], senders: int) -> list[Sequence[Path]]:
+    """As many for each sender; what does not divide is left out."""
+    size = len(images) // senders
+    return [images[k * size : (k + 1) * size] for k in range(senders)]
+
+
 def run(
     folder: Path, n: int, senders: Sequence[int], rounds: int, processes: Sequence[int]
 ) -> list[Measured]:
     """Measure every receiver with every number of senders; `n` images are shared among the senders."""
-    receivers: dict[str, Callable[[int, Path], list[str]]] = {
-        f"node, {count} process{'es' * (count > 1)}": node_command(count) for count in processes
+    receivers = {
+        f"node, {count} process{'es' * (count > 1)}": Receiver(node_command(count), count)
+        for count in processes
     }
-    receivers |= {"plain pynetdicom": plain_command, "Orthanc": orthanc_command, "storescp": storescp_command}
+    receivers["plain pynetdicom"] = Receiver(plain_command)
+    receivers["Orthanc"] = Receiver(orthanc_command)
+    receivers["storescp"] = Receiver(storescp_command)
     cases = [(name, count, 0) for name in receivers for count in senders]
     cases += [
         (name, count, idle)
@@ -211,28 +294,27 @@ def run(
         for count in (1, 4)
         for idle in (20,)
     ]
-    for count in senders:
-        for k in range(count):
-            write_images(folder / f"images{count}" / str(k), n // count)
-    measured = {case: Measured(*case, [], []) for case in cases}
+    write_images(folder / "images", n)
+    write_images(folder / "warm", _WARMING_SENDERS * 2 * _WARM)
+    images, warming = (sorted((folder / name).iterdir()) for name in ("images", "warm"))
+    measured = {case: Measured(*case, [], [], []) for case in cases}
     for _ in range(rounds):
         for name, count, idle in cases:
-            images = sorted((folder / f"images{count}").iterdir())
-            sent = n // count * count
             with (
                 running(receivers[name], folder / "receiver") as receiver,
                 idle_associations(receiver.port, idle),
             ):
-                cpu = receiver.cpu_seconds()
-                rate = sent / send(receiver.port, images)
-                cpu_ms = 1000 * (receiver.cpu_seconds() - cpu) / sent
-            measured[name, count, idle].instances_per_second.append(round(rate, 1))
-            measured[name, count, idle].cpu_ms.append(round(cpu_ms, 2))
+                send(receiver, _share(warming, _WARMING_SENDERS), folder)
+                sent = send(receiver, _share(images, count), folder)
+            one = measured[name, count, idle]
+            one.instances_per_second.append(round(sent.rate, 1))
+            one.cpu_ms.append(round(sent.cpu_ms, 2))
+            one.set_up_ms.append(round(sent.set_up_ms, 1))
     return list(measured.values())
 
 
 def table(measured: Sequence[Measured]) -> str:
-    """Rows of receivers, columns of senders: instances per second, CPU, the node's ratio to the others."""
+    """Rows of receivers, columns of senders: rate, CPU time, set-up, and the node's ratio to the others."""
     rates = {(m.receiver, m.senders, m.idle): statistics.median(m.instances_per_second) for m in measured}
     senders = sorted({m.senders for m in measured})
     lines = ["| receiver | " + " | ".join(f"{count} sender{'s' * (count > 1)}" for count in senders) + " |"]
@@ -242,6 +324,7 @@ def table(measured: Sequence[Measured]) -> str:
         for one in (m for m in measured if (m.receiver, m.idle) == (name, idle)):
             rate = rates[name, one.senders, idle]
             cell = f"{rate:.0f}/s, {statistics.median(one.cpu_ms):.1f} ms CPU"
+            cell += f", set up in {statistics.median(one.set_up_ms):.0f} ms"
             if name.startswith("node"):
                 others = ("plain pynetdicom", "Orthanc", "storescp")
                 cell += "".join(f", {rate / rates[other, one.senders, 0]:.2f} x {other}" for other in others)
@@ -255,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.receive", description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON with every round")
     parser.add_argument(
-        "--instances", type=int, default=240, help="for each measurement, all senders together"
+        "--instances", type=int, default=1200, help="for each measurement, all senders together"
     )
     parser.add_argument("--senders", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)

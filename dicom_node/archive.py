@@ -92,7 +92,8 @@ class Archive:
     def __init__(self, root: Path, index: Index) -> None:
         self.root = root
         self.index = index
-        self._commits = GroupCommit(index, self.path)
+        self._instances = f"{root}/instances"
+        self._commits = GroupCommit(index, self._path)
 
     @classmethod
     def open(cls, config: Config) -> Archive:
@@ -115,8 +116,11 @@ class Archive:
 
     def path(self, sop_instance_uid: str) -> Path:
         """Where the file of an instance lies: a digest of its UID in 256 folders."""
+        return Path(self._path(sop_instance_uid))
+
+    def _path(self, sop_instance_uid: str) -> str:
         digest = hashlib.sha256(sop_instance_uid.encode()).hexdigest()
-        return self.root / "instances" / digest[:2] / f"{digest}.dcm"
+        return f"{self._instances}/{digest[:2]}/{digest}.dcm"
 
     def free_bytes(self) -> int:
         """Free space on the archive's disk."""
@@ -147,7 +151,7 @@ class Archive:
                 is_ct=received.is_ct,
                 sha256=received.sha256,
                 size=len(received.content),
-                part=part,
+                part=str(part),
                 association=association,
             )
         )

@@ -51,6 +51,13 @@ def open_engine(url: str) -> sa.Engine:
     return engine
 
 
+def begin_writing(dialect: sa.Dialect) -> str:
+    """What begins a transaction that writes, for who speaks to the driver itself."""
+    if dialect.name == "postgresql":
+        return f"SELECT pg_advisory_xact_lock({WRITE_LOCK})"
+    return "BEGIN IMMEDIATE"
+
+
 def without_password(url: str) -> str:
     """`url` for people and logs."""
     try:
@@ -86,7 +93,7 @@ def _postgresql(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         if connection.get_execution_options().get("writes", False):
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
+            connection.exec_driver_sql(begin_writing(engine.dialect))
         else:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
@@ -110,7 +117,7 @@ def _use_sqlite_safely(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        connection.exec_driver_sql(begin_writing(engine.dialect) if writes else "BEGIN")
 
 
 def bring_up_to_date(connection: sa.Connection, metadata: sa.MetaData) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dicom_node.database import begin_writing
 from dicom_node.index import Index, Instance, Study, Touch
 
 Row = dict[str, Any]
@@ -48,7 +49,7 @@ class Arrival:
     is_ct: whether it is a CT image, which a reading can be made of.
     sha256: hexadecimal SHA-256 of the data set alone.
     size: bytes of the whole file.
-    part: the file.
+    part: path of the file.
     association: number in the index, so that its study waits for the end of it.
     """
 
@@ -60,7 +61,7 @@ class Arrival:
     is_ct: bool
     sha256: str
     size: int
-    part: Path
+    part: str
     association: int | None
 
 
@@ -82,13 +83,14 @@ class GroupCommit:
     path: where the file of a SOP Instance UID belongs.
     """
 
-    def __init__(self, index: Index, path: Callable[[str], Path]) -> None:
+    def __init__(self, index: Index, path: Callable[[str], str]) -> None:
         self._index = index
         self._path = path
         self._turn = threading.Lock()
         self._door = threading.Lock()  # of the list below
         self._waiting: list[_Ticket] = []
         self._statements = _Statements(index.dialect)
+        self._begin = begin_writing(index.dialect)
         self._connection: sa.Connection | None = None
         self._used = 0.0
 
@@ -109,7 +111,8 @@ class GroupCommit:
             if ticket.outcome is None and ticket.error is None:
                 self._commit_all()
         if ticket.outcome is not Stored.NEW:
-            arrival.part.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(arrival.part)
         if ticket.error is not None:
             raise ticket.error
         assert ticket.outcome is not None
@@ -136,9 +139,10 @@ class GroupCommit:
         with self._transaction() as cursor:
             numbers = self._statements.insert(cursor, list(first.values()))
             new = {uid: arrival for uid, arrival in first.items() if uid in numbers}
-            for uid, arrival in new.items():
-                arrival.part.rename(self._path(uid))
-            for folder in {self._path(uid).parent for uid in new}:
+            paths = [self._path(uid) for uid in new]
+            for path, arrival in zip(paths, new.values(), strict=True):
+                os.rename(arrival.part, path)
+            for folder in {os.path.dirname(path) for path in paths}:
                 sync_folder(folder)
             self._statements.note_studies(cursor, [(one, numbers[uid]) for uid, one in new.items()])
             known = self._statements.digests(cursor, [uid for uid in first if uid not in numbers])
@@ -151,9 +155,12 @@ class GroupCommit:
             self._disconnect()
         if self._connection is None:
             self._connection = self._index.connect()
+        driver = self._connection.connection
         try:
-            with self._connection.begin():
-                yield self._connection.connection.cursor()
+            cursor = driver.cursor()
+            cursor.execute(self._begin)
+            yield cursor
+            driver.commit()
         except self._connection.dialect.loaded_dbapi.Error as error:
             self._disconnect()
             raise sa.exc.DBAPIError("", None, error) from error
@@ -163,7 +170,7 @@ class GroupCommit:
         self._used = time.monotonic()
 
     def _disconnect(self) -> None:
-        """Give the connection back to the pool, which sees whether it still works."""
+        """Give the connection back to the pool, which rolls back and sees whether it still works."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -185,13 +192,15 @@ class _Statement:
     """
 
     def __init__(self, statement: Any, dialect: sa.Dialect) -> None:
-        self._compiled = statement.compile(dialect=dialect)
-        self._sql = str(self._compiled)
+        compiled = statement.compile(dialect=dialect)
+        self._sql = str(compiled)
+        self._own = compiled.params  # what is not given with each run
+        self._order = compiled.positiontup
 
     def run(self, cursor: Any, values: dict[str, Any]) -> None:
         """Execute with values by column name; other parameters are the statement's own."""
-        parameters = self._compiled.construct_params(values)
-        order = self._compiled.positiontup
+        parameters = self._own | values
+        order = self._order
         cursor.execute(self._sql, parameters if order is None else tuple(parameters[name] for name in order))
 
 
@@ -275,7 +284,7 @@ class _Statements:
         return known
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Put a folder's entries on disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

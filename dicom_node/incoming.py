@@ -7,7 +7,9 @@ The walk makes no objects and has a budget, because the header is an attacker's 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import struct
 import uuid
@@ -32,6 +34,8 @@ _BUDGET = 100_000
 _DEPTH = 32
 # Writing out begins this often, so that the disk works while the network does.
 _WRITE_OUT_BYTES = 1 << 18
+# So much of the data set's beginning is kept in memory; a header that is longer is read from the file.
+_HEAD_BYTES = 1 << 14
 
 
 class UnreadableError(ValueError):
@@ -64,8 +68,9 @@ class IncomingFile:
     def __init__(
         self, folder: Path, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
     ) -> None:
-        self.path = folder / f"{uuid.uuid4().hex}.part"
+        self.path = os.path.join(folder, f"{uuid.uuid4().hex}.part")
         self._syntax = transfer_syntax_uid
+        self._head = b""
         self._digest = hashlib.sha256()
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         head = file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
@@ -85,6 +90,8 @@ class IncomingFile:
 
     def write(self, data: memoryview) -> None:
         """Append to the data set."""
+        if len(self._head) < _HEAD_BYTES:
+            self._head += data[: _HEAD_BYTES - len(self._head)]
         self._append(data)
         self._digest.update(data)
         if self.size - self._written_out >= _WRITE_OUT_BYTES:
@@ -99,12 +106,16 @@ class IncomingFile:
             data = data[n:]
 
     def header(self) -> HeaderUids:
-        """The UIDs that the data set has, read from the file.
+        """The UIDs that the data set has, from its beginning or, where that is too short, from the file.
 
         Raises
         ------
         UnreadableError: it cannot be walked over.
         """
+        with contextlib.suppress(UnreadableError):
+            uids, is_whole = _uids(io.BytesIO(self._head), len(self._head), self._syntax)
+            if is_whole:
+                return uids
         with open(self._descriptor, "rb", closefd=False) as file:
             file.seek(self._start)
             return header_uids(file, self.size, self._syntax)
@@ -122,7 +133,8 @@ class IncomingFile:
     def discard(self) -> None:
         """Close and delete the file, if it is still there."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -159,18 +171,25 @@ def header_uids(file: BinaryIO, end: int, transfer_syntax_uid: str) -> HeaderUid
     ------
     UnreadableError: it breaks off, is nested too deep, or has too many elements.
     """
+    return _uids(file, end, transfer_syntax_uid)[0]
+
+
+def _uids(file: BinaryIO, end: int, transfer_syntax_uid: str) -> tuple[HeaderUids, bool]:
+    """The same, and whether an element beyond those that are wanted was seen."""
     walk = _Walk(file, end, transfer_syntax_uid)
     values = ["", "", "", ""]
-    while (element := walk.element()) is not None:
+    is_whole = False
+    while not is_whole and (element := walk.element()) is not None:
         tag, length = element
         if tag > _LAST:
-            break
+            is_whole = True
+            continue
         place = _WANTED.get(tag)
         if place is not None and length != _UNDEFINED:
             values[place] = walk.text(length)
         else:
             walk.skip(length)
-    return HeaderUids(*values)
+    return HeaderUids(*values), is_whole
 
 
 class _Walk:

@@ -56,26 +56,29 @@ def decodable_transfer_syntaxes() -> list[str]:
     return usable
 
 
-def listen(config: Config) -> socket.socket:
-    """A socket that listens where `config` says.
+def bind(config: Config) -> socket.socket:
+    """A socket of the port that `config` names; it does not listen yet, so that nobody is let in too early.
 
     Raises
     ------
-    SightlineError: the port cannot be listened on.
+    SightlineError: the port cannot be had.
     """
     family = socket.AF_INET6 if ":" in config.address else socket.AF_INET
     listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((config.address, config.port))
-        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise SightlineError(
-            f"port = {config.port}: cannot listen on {config.address}: {error.strerror}; "
-            "stop the program that uses it or choose another port"
-        ) from None
+        raise _cannot_listen(config, error) from None
     return listener
+
+
+def _cannot_listen(config: Config, error: OSError) -> SightlineError:
+    return SightlineError(
+        f"port = {config.port}: cannot listen on {config.address}: {error.strerror}; "
+        "stop the program that uses it or choose another port"
+    )
 
 
 class Receiver:
@@ -85,7 +88,7 @@ class Receiver:
     ----------
     config: address, port, AE titles and limits.
     archive: where instances go.
-    listener: socket to accept on, which is closed at the end; None to listen where `config` says.
+    listener: of `bind`, which is closed at the end; None to bind where `config` says.
     open_associations: shared with the other processes of the port; None where there is none.
     process: number among those, from 0.
 
@@ -129,12 +132,17 @@ class Receiver:
         # pynetdicom's lines quote what peers send, and a peer may have it write as many as it likes.
         _config.LOG_HANDLER_LEVEL = "none"
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-        listener = self._listener or listen(self._config)
+        listener = self._listener or bind(self._config)
         left_open = self._archive.close_all_associations(self._name)
         parts = self._archive.remove_unfinished(self._name)
         if left_open or parts:
             logger.warning("receiver recovered associations=%d unfinished_files=%d", left_open, parts)
         self._open.clear()
+        try:
+            listener.listen(_BACKLOG)  # from now on a peer that connects is served; again, it does no harm
+        except OSError as error:
+            listener.close()
+            raise _cannot_listen(self._config, error) from None
         self._lobby = Lobby(
             listener,
             self._may_connect,
@@ -180,6 +188,8 @@ class Receiver:
             is_new=outcome.is_new,
             path=self._archive.path(outcome.request.sop_instance_uid),
         )
+        if not logger.isEnabledFor(logging.DEBUG):
+            return
         logger.debug(
             "stored instance=%s ct=%s new=%s bytes=%d ms=%.1f",
             tag(outcome.request.sop_instance_uid),

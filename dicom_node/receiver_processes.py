@@ -1,7 +1,8 @@
 """Several receiver processes on one port: the socket is bound once, and each process accepts on it.
 
 Not the receiving (`dicom_node.receiver`): this process only starts the others, starts again what dies,
-and ends all. What one of them has in memory dies with it alone, and none shares a GIL with another.
+and ends all. The port answers once the first of them is ready to serve. What one of them has in memory
+dies with it alone, and none shares a GIL with another.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dicom_node.config import Config
 from dicom_node.log_lines import log_file
 from dicom_node.open_associations import OpenAssociations, Slots, make_slots
 from dicom_node.processes import RECEIVER_MEMBER
-from dicom_node.receiver import Receiver, listen
+from dicom_node.receiver import Receiver, bind
 from dicom_node.serve import Child, keep_running
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def receive(config: Config, stop: threading.Event, say_ready: Callable[[], None]
         return
     context = multiprocessing.get_context("spawn")
     slots = make_slots(config, context)
-    with listen(config) as listener:
+    with bind(config) as listener:
         members = [
             Child(RECEIVER_MEMBER, config, log_file(), context, Shared(n, listener, slots))
             for n in range(config.receiver.processes)

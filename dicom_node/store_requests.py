@@ -13,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from dicom_node.inlet import MAXIMUM_TAKEN_BYTES, Inlet
+
 # Command fields (PS3.7 table E.1-1).
 _C_STORE_RQ, _C_STORE_RSP = 0x0001, 0x8001
 _NO_DATA_SET = 0x0101
 _COMMAND, _LAST = 0x01, 0x02  # bits of the message control header (PS3.8 annex E.2)
 _MAXIMUM_COMMAND_BYTES = 1 << 16
-_CHUNK_BYTES = 1 << 18
+_PDV_HEAD = struct.Struct(">LBB")
 
 
 class ProtocolError(Exception):
@@ -60,7 +62,7 @@ class StoreRequests:
 
     Parameters
     ----------
-    read: fills a buffer from the socket, or raises.
+    inlet: what the peer sends.
     send: sends bytes.
     begin: called with each C-STORE request; returns what takes its data set.
     hand_over: called with P-DATA-TF bytes of every message that is no C-STORE request.
@@ -69,22 +71,25 @@ class StoreRequests:
 
     def __init__(
         self,
-        read: Callable[[memoryview], None],
+        inlet: Inlet,
         send: Callable[[bytes], None],
         begin: Callable[[StoreRequest], Message],
         hand_over: Callable[[bytes], None],
         maximum_other_bytes: int,
     ) -> None:
-        self._read = read
+        self._inlet = inlet
         self._send = send
         self._begin = begin
         self._hand_over = hand_over
         self._maximum_other_bytes = maximum_other_bytes
-        self._buffer = memoryview(bytearray(_CHUNK_BYTES))
         self._command = b""
         self._request: StoreRequest | None = None
         self._message: Message | None = None
         self._other_bytes = 0  # of a message that is none of ours
+
+    def is_under_way(self) -> bool:
+        """Whether an instance has begun and is not finished, so that more of it is due."""
+        return self._message is not None
 
     def read_pdu(self, length: int) -> None:
         """Take the body of a P-DATA-TF PDU of `length` bytes (PS3.8 section 9.3.5).
@@ -94,11 +99,9 @@ class StoreRequests:
         ProtocolError: its items do not add up, or do not make messages.
         """
         while length:
-            head = self._buffer[:6]
             if length < 6:
                 raise ProtocolError("a P-DATA-TF PDU ends within an item")
-            self._read(head)
-            size, context_id, control = struct.unpack(">LBB", head)
+            size, context_id, control = _PDV_HEAD.unpack(self._inlet.take(6, length - 6))
             size -= 2
             length -= 6 + size
             if size < 0 or length < 0:
@@ -106,7 +109,7 @@ class StoreRequests:
             if control & _COMMAND:
                 self._read_command(size, context_id, bool(control & _LAST))
             else:
-                self._read_data(size, context_id, bool(control & _LAST))
+                self._read_data(size, context_id, bool(control & _LAST), length)
 
     def close(self) -> None:
         """The association ended; leave nothing of an unfinished instance."""
@@ -119,30 +122,28 @@ class StoreRequests:
             raise ProtocolError("a command came where a data set was due")
         if len(self._command) + size > _MAXIMUM_COMMAND_BYTES:
             raise ProtocolError("a command set of more than 64 KiB")
-        fragment = self._buffer[:size]
-        self._read(fragment)
-        self._command += bytes(fragment)
+        self._command += bytes(self._inlet.take(size))
         if not last:
             return
         command, self._command = self._command, b""
-        self._request = store_request(command, context_id)
+        elements = command_elements(command)
+        self._request = store_request(elements, context_id)
         if self._request is not None:
             self._message = self._begin(self._request)
             return
         self._hand_over(p_data(context_id, _COMMAND | _LAST, command))
-        self._other_bytes = int(has_data_set(command))
+        self._other_bytes = int(has_data_set(elements))
 
-    def _read_data(self, size: int, context_id: int, last: bool) -> None:
+    def _read_data(self, size: int, context_id: int, last: bool, following: int) -> None:
         if self._other_bytes:
             self._read_other(size, context_id, last)
             return
         if self._message is None or self._request is None or context_id != self._request.context_id:
             raise ProtocolError("a data set came without its command")
         while size:
-            chunk = self._buffer[: min(size, _CHUNK_BYTES)]
-            self._read(chunk)
-            self._message.write(chunk)
-            size -= len(chunk)
+            n = min(size, MAXIMUM_TAKEN_BYTES)
+            size -= n
+            self._message.write(self._inlet.take(n, size + following))
         if last:
             status = self._message.finish()
             self._message = None
@@ -152,8 +153,9 @@ class StoreRequests:
         self._other_bytes += size
         if self._other_bytes > self._maximum_other_bytes:
             raise ProtocolError("a message that stores nothing is too long")
-        fragment = bytearray(size)
-        self._read(memoryview(fragment))
+        fragment = bytearray()
+        while len(fragment) < size:
+            fragment += self._inlet.take(min(size - len(fragment), MAXIMUM_TAKEN_BYTES))
         self._hand_over(p_data(context_id, _LAST if last else 0, bytes(fragment)))
         if last:
             self._other_bytes = 0
@@ -179,25 +181,24 @@ def command_elements(command: bytes) -> dict[int, bytes]:
     return elements
 
 
-def store_request(command: bytes, context_id: int) -> StoreRequest | None:
-    """The C-STORE request that a command set is, or None where it is another message.
+def store_request(elements: dict[int, bytes], context_id: int) -> StoreRequest | None:
+    """The C-STORE request that the elements of a command set are, or None where it is another message.
 
     Raises
     ------
-    ProtocolError: it is no command set, or a C-STORE request that lacks what it must have.
+    ProtocolError: a C-STORE request that lacks what it must have.
     """
-    elements = command_elements(command)
     if _number(elements, 0x0100) != _C_STORE_RQ:
         return None
     message_id = _number(elements, 0x0110)
-    if message_id is None or not has_data_set(command):
+    if message_id is None or not has_data_set(elements):
         raise ProtocolError("a C-STORE request without Message ID or data set")
     return StoreRequest(context_id, message_id, _uid(elements, 0x0002), _uid(elements, 0x1000))
 
 
-def has_data_set(command: bytes) -> bool:
+def has_data_set(elements: dict[int, bytes]) -> bool:
     """Whether a data set follows a command set (PS3.7 section E.1, Command Data Set Type)."""
-    return _number(command_elements(command), 0x0800) not in (None, _NO_DATA_SET)
+    return _number(elements, 0x0800) not in (None, _NO_DATA_SET)
 
 
 def store_response(request: StoreRequest, status: int) -> bytes:

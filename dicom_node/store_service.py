@@ -8,10 +8,9 @@ answered with a status that says why; the association goes on.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -47,6 +46,25 @@ class RefusedError(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+# What may go wrong with one instance.
+_TROUBLE = (RefusedError, UnreadableError, ConflictingInstanceError, OSError, sa.exc.SQLAlchemyError)
+
+
+def _refusal(error: Exception) -> RefusedError:
+    """The status that says what went wrong."""
+    if isinstance(error, RefusedError):
+        return error
+    if isinstance(error, UnreadableError):
+        return RefusedError(UNREADABLE, f"the data set cannot be parsed: {error}")
+    if isinstance(error, ConflictingInstanceError):
+        return RefusedError(DUPLICATE_SOP_INSTANCE, str(error))
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return RefusedError(OUT_OF_RESOURCES if full else NOT_STORED, f"not written: {error.strerror}")
+    full = "disk is full" in str(getattr(error, "orig", ""))
+    return RefusedError(OUT_OF_RESOURCES if full else NOT_STORED, f"index: {type(error).__name__}")
 
 
 @dataclass
@@ -147,8 +165,10 @@ class Reception:
         self._n_bytes = self._looked_at_disk = 0
         self._file: IncomingFile | None = None
         self._refusal: RefusedError | None = None
-        with self._refusing():
+        try:
             self._file = self._let_in()
+        except (RefusedError, OSError) as error:
+            self._refuse(error)
 
     def write(self, data: memoryview) -> None:
         """Take the next bytes of the data set; those of a refused instance are dropped."""
@@ -156,19 +176,24 @@ class Reception:
         self._sender.n_bytes += len(data)
         if self._file is None:
             return
-        with self._refusing():
+        try:
             self._check_size()
             self._file.write(data)
+        except (RefusedError, OSError) as error:
+            self._refuse(error)
 
     def finish(self) -> int:
         """Keep the instance; the status of the response. 0x0000 only if it survives a power cut."""
         arrival = stored = None
-        with self._refusing():
+        try:
             if self._file is not None:
                 arrival = self._arrival(self._file)
                 self._file.sync()
                 stored = self._service.archive.commit(arrival)
-        self.discard()
+                self._file.close()  # it has another name now, or is gone
+                self._file = None
+        except _TROUBLE as error:
+            self._refuse(error)
         refusal = self._refusal
         outcome = Outcome(
             sender=self._sender,
@@ -190,28 +215,9 @@ class Reception:
             self._file.discard()
             self._file = None
 
-    @contextlib.contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """Turn what goes wrong with this instance into the status that says so."""
-        try:
-            yield
-        except RefusedError as error:
-            self._refuse(error)
-        except UnreadableError as error:
-            self._refuse(RefusedError(UNREADABLE, f"the data set cannot be parsed: {error}"))
-        except ConflictingInstanceError as error:
-            self._refuse(RefusedError(DUPLICATE_SOP_INSTANCE, str(error)))
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            status = OUT_OF_RESOURCES if full else NOT_STORED
-            self._refuse(RefusedError(status, f"not written: {error.strerror}"))
-        except sa.exc.SQLAlchemyError as error:
-            full = "disk is full" in str(getattr(error, "orig", ""))
-            status = OUT_OF_RESOURCES if full else NOT_STORED
-            self._refuse(RefusedError(status, f"index: {type(error).__name__}"))
-
-    def _refuse(self, refusal: RefusedError) -> None:
-        self._refusal = refusal
+    def _refuse(self, error: Exception) -> None:
+        """Nothing of this instance is kept; the response will say why."""
+        self._refusal = _refusal(error)
         self.discard()
 
     def _let_in(self) -> IncomingFile:

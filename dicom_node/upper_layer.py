@@ -14,7 +14,6 @@ import logging
 import queue
 import select
 import socket
-import ssl
 import struct
 import threading
 import time
@@ -27,6 +26,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from dicom_node.inlet import MAXIMUM_TAKEN_BYTES, Inlet
 from dicom_node.store_requests import Message, ProtocolError, StoreRequest, StoreRequests
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 MAXIMUM_PDU_BYTES = 1 << 18
 P_DATA_TF = 0x04
 ABORT = struct.pack(">BxLxxBB", 0x07, 4, 2, 0)  # A-ABORT by the service provider (PS3.8 9.3.8)
+_PDU_HEAD = struct.Struct(">BxL")
 # Every other PDU that may come after the A-ASSOCIATE-RQ has this length (PS3.8 9.3.6 to 9.3.8).
 _OTHER_PDU_BYTES = 4
 # Some peers count the PDU's own head of six bytes, or an item's, into the length they may send.
@@ -78,12 +79,11 @@ class UpperLayer(DULServiceProvider):
         self._woken.setblocking(False)
         self.to_provider_queue = _WakingQueue(self.wake)
         self._request = request
-        self._stores = StoreRequests(
-            self._read_into, self._send_bytes, begin, self._take, _MAXIMUM_OTHER_MESSAGE_BYTES
-        )
+        self._begin = begin
+        self._is_called = False
         self._connection: socket.socket
-        self._idle_seconds = float(assoc.ae.network_timeout or 60.0)
-        self._deadline = 0.0
+        self._inlet: Inlet
+        self._stores: StoreRequests
 
     @property
     def assoc(self) -> StoreAssociation:
@@ -92,6 +92,7 @@ class UpperLayer(DULServiceProvider):
 
     def wake(self) -> None:
         """Have the thread look what there is to do."""
+        self._is_called = True
         # Full: it has not looked at the wake-ups before this one yet. Closed: it has ended.
         with contextlib.suppress(OSError):
             self._waker.send(b"\0")
@@ -113,6 +114,10 @@ class UpperLayer(DULServiceProvider):
     def run_reactor(self) -> None:
         """The thread: one primitive or one PDU after the other until the association is over."""
         self._connection = self._association_socket()
+        self._inlet = Inlet(self._connection, float(self.assoc.ae.network_timeout or 60.0))
+        self._stores = StoreRequests(
+            self._inlet, self._send_bytes, self._begin, self._take, _MAXIMUM_OTHER_MESSAGE_BYTES
+        )
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
@@ -153,9 +158,7 @@ class UpperLayer(DULServiceProvider):
         elif state == "Sta13":
             self._drop_connection()
         elif self._has_input(poll):
-            self._deadline = time.monotonic() + self._idle_seconds
-            self._guarded(self._read_pdu)
-            self._idle_timer.restart()
+            self._guarded(self._read_pdus)
         self._act()
 
     def _act(self) -> None:
@@ -180,19 +183,32 @@ class UpperLayer(DULServiceProvider):
 
     def _has_input(self, poll: select.poll) -> bool:
         """Wait for the peer or a wake-up; whether the peer has sent something."""
-        if isinstance(self._connection, ssl.SSLSocket) and self._connection.pending():
+        holds_some = self._inlet.holds_some()
+        if holds_some and not self._is_called:
             return True
-        ready = {descriptor for descriptor, _event in poll.poll(_LOOK_AGAIN_SECONDS * 1000)}
+        self._is_called = False
+        wait = 0.0 if holds_some else _LOOK_AGAIN_SECONDS
+        ready = {descriptor for descriptor, _event in poll.poll(wait * 1000)}
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
             ready.discard(self._woken.fileno())
-        return bool(ready)
+        return bool(ready) or holds_some
+
+    def _read_pdus(self) -> None:
+        """Read one PDU, and the rest of the instance that it begins, unless there is something else to do."""
+        self._read_pdu()
+        while self._stores.is_under_way() and not self._is_called:
+            self._read_pdu()
 
     def _read_pdu(self) -> None:
         """Read one PDU, once its length is known to be possible."""
-        head = memoryview(bytearray(6))
-        self._read_into(head)
-        kind, length = struct.unpack(">BxL", head)
+        self._inlet.begin_pdu()
+        head = bytes(self._inlet.take(_PDU_HEAD.size))
+        kind, length = _PDU_HEAD.unpack(head)
+        self._read_body(head, kind, length)
+        self._idle_timer.restart()
+
+    def _read_body(self, head: bytes, kind: int, length: int) -> None:
         if kind == P_DATA_TF:
             if length > MAXIMUM_PDU_BYTES + _SLACK_BYTES:
                 raise ProtocolError("a P-DATA-TF PDU is longer than announced")
@@ -201,9 +217,10 @@ class UpperLayer(DULServiceProvider):
                 return
         elif kind not in range(0x01, 0x08) or length != _OTHER_PDU_BYTES:
             raise ProtocolError("a PDU of a type or length that cannot be")
-        body = memoryview(bytearray(length))
-        self._read_into(body)
-        self._take(bytes(head) + bytes(body))
+        body = bytearray()
+        while len(body) < length:
+            body += self._inlet.take(min(length - len(body), MAXIMUM_TAKEN_BYTES))
+        self._take(head + bytes(body))
 
     def _take(self, pdu: bytes) -> None:
         """Have pynetdicom decode a PDU whose length was checked, and act on it."""
@@ -225,16 +242,6 @@ class UpperLayer(DULServiceProvider):
                 left -= n
         assert self.socket is not None
         self.socket.close()
-
-    def _read_into(self, target: memoryview) -> None:
-        """Fill `target` from the socket before the PDU's deadline."""
-        while target:
-            n = self._connection.recv_into(target)
-            if n == 0:
-                raise ConnectionResetError("the peer closed the connection")
-            target = target[n:]
-            if target and time.monotonic() > self._deadline:
-                raise TimeoutError("the peer took too long over a PDU")
 
     def _send_bytes(self, data: bytes) -> None:
         self._connection.sendall(data)
@@ -268,6 +275,7 @@ class StoreAssociation(Association):
         super().__init__(ae, "acceptor")
         self._ended = ended
         self._wake = threading.Event()
+        self._agreed: dict[int, tuple[str, str]] = {}
         self.dul = UpperLayer(self, request, lambda store: begin(store, self))
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout  # for its timers
         self.set_socket(AssociationSocket(self, client_socket=connection))
@@ -286,8 +294,11 @@ class StoreAssociation(Association):
 
     def context(self, context_id: int) -> tuple[str, str] | None:
         """Abstract and transfer syntax of an accepted presentation context, or None."""
-        found = self._accepted_cx.get(context_id)
-        return None if found is None else (str(found.abstract_syntax), str(found.transfer_syntax[0]))
+        agreed = self._agreed.get(context_id)
+        if agreed is None and (found := self._accepted_cx.get(context_id)) is not None:
+            agreed = (str(found.abstract_syntax), str(found.transfer_syntax[0]))
+            self._agreed[context_id] = agreed  # each look at pynetdicom's makes new UIDs
+        return agreed
 
     def run_reactor(self) -> None:
         """The thread: negotiate, serve, and tell when it is over, however it ends."""
