@@ -48,7 +48,7 @@ def missing(reason: str) -> NoReturn:
     """Fail with ``CI=true``, skip elsewhere, because a peer that a test needs is not there."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
 
 
 def shared_data(*parts: str) -> Path:

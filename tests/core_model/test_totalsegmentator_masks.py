@@ -20,10 +20,10 @@ from core_model.organ_segmenter import completed, with_organs
 from core_model.reading import ModelIdentity, OrganDrawing
 from core_model.totalsegmentator_masks import TotalSegmentatorError, TotalSegmentatorMasks
 from core_model.volume import canonical, to_model_grid
+from tests.peers import require_module
 from tests.tiny import body_volume, tiny_model
 
-pytest.importorskip("totalsegmentator", reason="the extra 'totalsegmentator' is not installed")
-pytest.importorskip("nnunetv2", reason="nnU-Net is not installed")
+require_module("totalsegmentator", extra="totalsegmentator")
 from tests.tiny_totalsegmentator import DATASET, tiny_weights  # needs nnU-Net
 
 

@@ -23,6 +23,7 @@ from dicom_node.results.segmentation import lesion_segmentation, organ_segmentat
 from tests.dicom_node.ct_series import ct_series, volume_of
 from tests.dicom_node.readings import KEY, MODEL, make_reading
 from tests.dicom_node.validation import dciodvfy_errors
+from tests.peers import require_module
 from tests.tiny import tiny_checkpoint
 
 OTHER = ModelIdentity("TotalSegmentator total", "2.18.0", "cd" * 32)
@@ -132,7 +133,7 @@ def test_a_node_without_the_package_says_what_to_install(
 
 
 def test_a_node_without_weights_is_told_by_check(tmp_path: Path) -> None:
-    pytest.importorskip("totalsegmentator", reason="the extra 'totalsegmentator' is not installed")
+    require_module("totalsegmentator", extra="totalsegmentator")
     config = Config(archive=tmp_path / "archive", organs="totalsegmentator", organs_weights=tmp_path / "none")
     (found,) = [result for result in run_checks(config) if result.name == "organs"]
     assert not found.ok
@@ -142,8 +143,7 @@ def test_a_node_without_weights_is_told_by_check(tmp_path: Path) -> None:
 
 
 def test_a_node_loads_totalsegmentator_with_its_weights(tmp_path: Path) -> None:
-    pytest.importorskip("totalsegmentator", reason="the extra 'totalsegmentator' is not installed")
-    pytest.importorskip("nnunetv2", reason="nnU-Net is not installed")
+    require_module("totalsegmentator", extra="totalsegmentator")
     from tests.tiny_totalsegmentator import tiny_weights  # noqa: PLC0415
 
     tiny_checkpoint(tmp_path / "checkpoint")

@@ -19,11 +19,11 @@ from core_model.anatomy import organs, structures
 from core_model.reader import Reader
 from core_model.reading import Reading
 from core_model.totalsegmentator_masks import TotalSegmentatorMasks
+from tests.peers import require_module
 from tests.tiny import body_volume, tiny_checkpoint
 from training.organ_masks import LABELS, main
 
-pytest.importorskip("totalsegmentator", reason="the extra 'totalsegmentator' is not installed")
-pytest.importorskip("nnunetv2", reason="nnU-Net is not installed")
+require_module("totalsegmentator", extra="totalsegmentator")
 from tests.tiny_totalsegmentator import tiny_weights  # needs nnU-Net
 
 pytestmark = pytest.mark.slow
