@@ -24,7 +24,7 @@ from tests.tiny import body_volume, tiny_checkpoint
 from training.organ_masks import LABELS, main
 
 require_module("totalsegmentator", extra="totalsegmentator")
-from tests.tiny_totalsegmentator import tiny_weights  # needs nnU-Net
+from tests.tiny_totalsegmentator import tiny_weights  # noqa: E402 - needs nnU-Net
 
 pytestmark = pytest.mark.slow
 
