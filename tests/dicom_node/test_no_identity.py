@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
 from pydicom.dataset import Dataset
 
 from dicom_node.audit import FOLDER
@@ -46,6 +47,7 @@ def store(config: Config, images: list[Dataset]) -> list[int]:
         return [int(opened.send_c_store(image).Status) for image in images]
 
 
+@pytest.mark.slow
 def test_nothing_of_the_patient_is_in_logs_metrics_or_file_names(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "checkpoint")
     images, pacs = patient(), Pacs(free_port())

@@ -35,6 +35,7 @@ def sets(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_from_a_set_to_the_node(
     sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_two_steps_of_every_config(path: Path, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "checkpoint").model.config == run.model.config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "workers"),
     [("grounded.toml", 0), ("grounded.toml", 1), ("grounded_lesions.toml", 0), ("judge.toml", 0)],

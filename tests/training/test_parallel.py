@@ -122,6 +122,7 @@ def untrained() -> dict[str, torch.Tensor]:
         return new_model(settings_of(1)).state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [s.name for s in SCENARIOS])
 def test_two_processes_give_the_losses_and_weights_of_one(runs: Path, name: str) -> None:
     assert_same(runs / "one", runs / name)

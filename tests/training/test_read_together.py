@@ -44,6 +44,7 @@ def checkpoints(tmp_path: Path) -> list[Path]:
     return [tmp_path / "grounded", tmp_path / "clip"]
 
 
+@pytest.mark.slow
 def test_a_tile_is_encoded_once_and_every_reader_says_what_it_says_alone(
     checkpoints: list[Path], case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
