@@ -24,7 +24,7 @@ from tests.peers import require_module
 from tests.tiny import body_volume, tiny_model
 
 require_module("totalsegmentator", extra="totalsegmentator")
-from tests.tiny_totalsegmentator import DATASET, tiny_weights  # needs nnU-Net
+from tests.tiny_totalsegmentator import DATASET, tiny_weights  # noqa: E402 - needs nnU-Net
 
 
 @pytest.fixture(scope="module")
