@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from rich.progress import track
 
 from benchmarks.raw_peer import RawPeer
 
@@ -39,6 +40,7 @@ _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 _ROWS = 512
 _AE_TITLE = "BENCHMARK"
 _WARM = 20  # answers of each association before the clock starts
+_IDLE_SENDERS = (1, 4)  # that are measured with idle associations beside them
 _WARMING_SENDERS = 4
 _SAMPLE_SECONDS = 0.2
 _LOG_FORMAT = """log4cplus.rootLogger = INFO, out
@@ -210,8 +212,32 @@ class Sent:
     set_up_ms: float
 
 
-def send(receiver: Running, shares: Sequence[Sequence[Path]], folder: Path) -> Sent:
-    """Send the images of each share by a storescu of its own, all at once, and measure the steady state.
+def send(port: int, shares: Sequence[Sequence[Path]], logs: Sequence[Path]) -> Iterator[None]:
+    """Send the images of each share by a storescu of its own, all at once; each writes one of the logs.
+
+    Yields again and again until all are done.
+
+    Raises
+    ------
+    RuntimeError: if one was not wholly accepted.
+    """
+    layout = logs[0].with_name("log4cplus.cfg")
+    layout.write_text(_LOG_FORMAT, encoding="ascii")
+    storescu = ["storescu", "--log-config", str(layout), "-aec", _AE_TITLE, "127.0.0.1", str(port)]
+    senders = []
+    for share, log in zip(shares, logs, strict=True):
+        with log.open("wb") as out:
+            command = [*storescu, *map(str, share)]
+            senders.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, env=_ENVIRONMENT))
+    while any([sender.poll() is None for sender in senders]):
+        time.sleep(_SAMPLE_SECONDS)
+        yield
+    if any(sender.returncode for sender in senders):
+        raise RuntimeError("a sender was refused")
+
+
+def measure(receiver: Running, shares: Sequence[Sequence[Path]], folder: Path) -> Sent:
+    """Send, and measure the steady state.
 
     Parameters
     ----------
@@ -223,22 +249,11 @@ def send(receiver: Running, shares: Sequence[Sequence[Path]], folder: Path) -> S
     ------
     RuntimeError: if one was not wholly accepted, or they never sent at the same time.
     """
-    layout = folder / "log4cplus.cfg"
-    layout.write_text(_LOG_FORMAT, encoding="ascii")
-    logs = [folder / f"sender{k}.log" for k in range(len(shares))]
-    storescu = ["storescu", "--log-config", str(layout), "-aec", _AE_TITLE, "127.0.0.1", str(receiver.port)]
-    senders = []
-    for share, log in zip(shares, logs, strict=True):
-        with log.open("wb") as out:
-            command = [*storescu, *map(str, share)]
-            senders.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, env=_ENVIRONMENT))
     clock, cpu = [time.time()], [receiver.cpu_seconds()]
-    while any([sender.poll() is None for sender in senders]):
-        time.sleep(_SAMPLE_SECONDS)
+    logs = [folder / f"sender{k}.log" for k in range(len(shares))]
+    for _ in send(receiver.port, shares, logs):
         cpu.append(receiver.cpu_seconds())
         clock.append(time.time())
-    if any(sender.returncode for sender in senders):
-        raise RuntimeError("a sender was refused")
     answers = [_times(log, "Received Store Response (Success)") for log in logs]
     if any(len(times) != len(share) for times, share in zip(answers, shares, strict=True)):
         raise RuntimeError("an instance was refused")
@@ -278,8 +293,11 @@ def _share(images: Sequence[Path], senders: int) -> list[Sequence[Path]]:
 
 def run(
     folder: Path, n: int, senders: Sequence[int], rounds: int, processes: Sequence[int]
-) -> list[Measured]:
-    """Measure every receiver with every number of senders; `n` images are shared among the senders."""
+) -> Iterator[list[Measured]]:
+    """Measure every receiver with every number of senders; `n` images are shared among the senders.
+
+    Yields what was measured so far after each round.
+    """
     receivers = {
         f"node, {count} process{'es' * (count > 1)}": Receiver(node_command(count), count)
         for count in processes
@@ -291,26 +309,29 @@ def run(
     cases += [
         (name, count, idle)
         for name in list(receivers)[: len(processes)]
-        for count in (1, 4)
+        for count in senders
+        if count in _IDLE_SENDERS
         for idle in (20,)
     ]
     write_images(folder / "images", n)
     write_images(folder / "warm", _WARMING_SENDERS * 2 * _WARM)
     images, warming = (sorted((folder / name).iterdir()) for name in ("images", "warm"))
     measured = {case: Measured(*case, [], [], []) for case in cases}
-    for _ in range(rounds):
-        for name, count, idle in cases:
+    for number in range(rounds):
+        for name, count, idle in track(cases, f"round {number + 1} of {rounds}"):
             with (
                 running(receivers[name], folder / "receiver") as receiver,
                 idle_associations(receiver.port, idle),
             ):
-                send(receiver, _share(warming, _WARMING_SENDERS), folder)
-                sent = send(receiver, _share(images, count), folder)
+                warmed = _share(warming, _WARMING_SENDERS)
+                for _ in send(receiver.port, warmed, [folder / f"warm{k}.log" for k in range(len(warmed))]):
+                    pass
+                sent = measure(receiver, _share(images, count), folder)
             one = measured[name, count, idle]
             one.instances_per_second.append(round(sent.rate, 1))
             one.cpu_ms.append(round(sent.cpu_ms, 2))
             one.set_up_ms.append(round(sent.set_up_ms, 1))
-    return list(measured.values())
+        yield list(measured.values())
 
 
 def table(measured: Sequence[Measured]) -> str:
@@ -347,16 +368,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        measured = run(Path(name), given.instances, given.senders, given.rounds, given.processes)
-    print(table(measured))
-    print(f"{given.rounds} rounds in {time.monotonic() - start:.0f} s; instances per second, median")
-    if given.out is not None:
-        document = {
-            "cores": os.cpu_count(),
-            "instances": given.instances,
-            "measured": [asdict(m) for m in measured],
-        }
-        given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        rounds = run(Path(name), given.instances, given.senders, given.rounds, given.processes)
+        for number, measured in enumerate(rounds, 1):
+            print(table(measured))
+            print(f"{number} rounds in {time.monotonic() - start:.0f} s, median", flush=True)
+            if given.out is not None:
+                document = {
+                    "cores": os.cpu_count(),
+                    "instances": given.instances,
+                    "measured": [asdict(m) for m in measured],
+                }
+                given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
