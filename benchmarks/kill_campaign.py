@@ -69,7 +69,8 @@ class Reaper:
         """Kill until the journal has `kills` kills, or until `deadline` (monotonic seconds)."""
         while sum(self._journal.kills.values()) < kills and time.monotonic() < deadline:
             for member in self._members:
-                self._look(member)
+                if sum(self._journal.kills.values()) < kills:
+                    self._look(member)
             self.tried_again += try_again(self._archive)
             time.sleep(0.05)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from core_model.anatomy import organ
 from core_model.checkpoint import load_checkpoint
 from tests.tiny import body_volume
 from tests.training.tiny_run import CONFIGS, go, shrink, small, small_config
@@ -35,7 +36,7 @@ def test_two_steps_of_every_config(path: Path, tmp_path: Path) -> None:
     before = Run(settings, tmp_path / "none", [], "cpu").model.state_dict()
     run = go(Run(settings, tmp_path, [], "cpu"))
     assert run.step == 2
-    frozen = "encoder" in settings.optimiser.get("freeze", ())
+    frozen = "encoder" in settings.optimiser.get("freeze", ()) and "organ_heads" not in settings.optimiser
     expected = {n for n in settings.weights() if not (frozen and n in ("organs", "coarse_organs"))}
     assert set(run.running) == expected
     after = run.model.state_dict()
@@ -186,3 +187,28 @@ def test_a_grounded_checkpoint_reads(tmp_path: Path) -> None:
     encoding = reader.read(body_volume()).encoding
     found = reader.localize(encoding, "There is a liver cyst.")
     assert found.slab_scores.shape == (len(encoding.slab_features),)
+
+
+def test_organ_heads_learn_the_organs_that_are_named_and_no_others(tmp_path: Path) -> None:
+    settings = small_config("organ_heads.toml", 2)
+    settings = replace(settings, optimiser={**settings.optimiser, "organ_heads": ["liver"]})
+    before = Run(settings, tmp_path / "none", [], "cpu").model.state_dict()
+    after = go(Run(settings, tmp_path, [], "cpu")).model.state_dict()
+    moved = {k for k, v in after.items() if not torch.equal(v, before[k])}
+    assert moved == {
+        f"{head}.{part}"
+        for head in ("image.organ_head", "half_organ_head", "quarter_organ_head")
+        for part in ("weight", "bias")
+    }
+    row = organ("liver").label
+    for name in moved:
+        others = [i for i in range(len(after[name])) if i != row]
+        assert torch.equal(after[name][others], before[name][others])
+        assert not torch.equal(after[name][row], before[name][row])
+
+
+def test_an_organ_that_does_not_exist_has_no_head(tmp_path: Path) -> None:
+    settings = small_config("organ_heads.toml", 1)
+    settings = replace(settings, optimiser={**settings.optimiser, "organ_heads": ["tail"]})
+    with pytest.raises(ValueError, match="organ 'tail' is unknown"):
+        Run(settings, tmp_path, [], "cpu")

@@ -57,7 +57,7 @@ def first_of_study(records: Iterable[Record]) -> list[Record]:
 
 def of_chest(records: Iterable[Record]) -> list[Record]:
     """Those that the set's authors do not list as showing no chest."""
-    return [r for r in records]
+    return [r for r in records if "no_chest" not in r.notes]
 
 
 def section(report: str, *names: str) -> str:
