@@ -1,9 +1,8 @@
 """What one training step costs, wherever it runs: ``python -m benchmarks.training_cost`` (docs/scaling.md).
 
 Counts, not timings: floating-point operations of a step (PyTorch's counter), bytes that the backward pass
-    keeps,
-parameters and optimiser state, and bytes that processes exchange. With ``--crops-per-second`` of one device
-(logged by every run, or of `benchmarks.training_feed`) it says how long CT-RATE takes on 1, 8 and 64 of them.
+keeps, parameters and optimiser state, and bytes that processes exchange. With ``--crops-per-second`` of one
+device (logged by every run, or of `benchmarks.training_feed`) it says how long CT-RATE takes on 1, 8 and 64.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +52,8 @@ def measure(settings: Settings, crops: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         run = Run(settings, Path(name), [], "cpu")
         loader = DataLoader(run.data(), batch_size=crops, collate_fn=collate)
-        batch: Crop = next(iter(islice(loader, 1)))
-        bank, rng = run._text_bank(), run.rng(0)
+        batch: Crop = next(iter(loader))
+        bank, rng = run.text_bank(), run.rng(0)
         drawn = draw_step(bank, batch.findings, rng, run.plan)
         counter = FlopCounterMode(display=False)
         with counter, run.precision():

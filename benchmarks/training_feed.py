@@ -1,11 +1,10 @@
 """Does training ever wait for its data? ``python -m benchmarks.training_feed --out feed.json`` (issue 6).
 
 Three rates on one machine: preparing CTs of CT-RATE's size (512 x 512 x 300, gzipped NIfTI with a
-    TotalSegmentator
-mask and a report) for the cache, in one process per core; crops per second that the loader gives from that
-cache; and crops per second that a training step takes, with the shipped config's network. On a GPU also the
-share of time in which the step does not wait. The CT is a body of noise: what is measured is time, not
-learning.
+TotalSegmentator mask and a report) for the cache, in one process per core; crops per second that the loader
+gives from that cache; and crops per second that a training step takes by itself, with the shipped config's
+network. What share of its time a run does not wait is in its log. The CT is a body of noise: what is measured
+is time, not learning.
 """
 
 from __future__ import annotations
@@ -106,21 +105,21 @@ def feeding(shards: Shards, settings: Settings, workers: int, crops: int) -> flo
     return crops / (time.perf_counter() - begin)
 
 
-def consuming(settings: Settings, folder: Path, shards: Path, device: str, steps: int) -> dict[str, float]:
-    """What a run logs of its own speed, the loader in processes of its own."""
+def consuming(settings: Settings, folder: Path, shards: Path, device: str, steps: int) -> float:
+    """Crops per second of training steps on two batches that lie ready."""
     few = replace(settings, optimiser={**settings.optimiser, "steps": steps + 2, "freeze": []})
     run = Run(few, folder, [], Placement(device), shards=shards)
-    bank = run._text_bank()
+    bank = run.text_bank()
     loader = iter(DataLoader(run.data(), batch_size=run.share, num_workers=0, collate_fn=collate))
     batches = [next(loader) for _ in range(2)]
     run.model.train()
-    run._update(bank, batches[0], run.rng(0))
+    run.update(bank, batches[0], run.rng(0))
     begin = time.perf_counter()
     for n in range(steps):
-        run._update(bank, batches[n % 2], run.rng(n + 1))
+        run.update(bank, batches[n % 2], run.rng(n + 1))
     if run.device.type == "cuda":
         torch.cuda.synchronize()
-    return {"crops_per_second": steps * run.share / (time.perf_counter() - begin)}
+    return steps * run.share / (time.perf_counter() - begin)
 
 
 def measure(device: str, cores: int, slices: int, steps: int, folder: Path) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def measure(device: str, cores: int, slices: int, steps: int, folder: Path) -> d
     make_shards(dataset, dataset.records()[:6], folder / "shards", spacing_mm=settings.model["spacing_mm"])
     shards = Shards(folder / "shards")
     fed = {workers: feeding(shards, settings, workers, 40) for workers in sorted({1, cores})}
-    used = consuming(settings, folder / "run", folder / "shards", device, steps)["crops_per_second"]
+    used = consuming(settings, folder / "run", folder / "shards", device, steps)
     return {
         "machine": f"{platform.machine()}, {cores} cores",
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",

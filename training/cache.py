@@ -19,6 +19,7 @@ from training.datasets.tally import Tally
 from training.pretrain import DEFAULT_CONFIG
 from training.settings import Settings
 from training.volume_shards import PER_SHARD, describe, prepare, shard_name, write_shard
+from training.work_parts import part
 
 
 def make_shards(
@@ -92,12 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--part",
-        default="1/1",
-        help="K/N: this is the K-th of N processes on the folder (default: %(default)s)",
+        type=part,
+        default=(1, 1),
+        metavar="K/N",
+        help="this is the K-th of N processes on the folder (default: 1/1)",
     )
     args = parser.parse_args(arguments)
     try:
-        part = _part(args.part)
         if args.per_shard < 1:
             raise ValueError(f"--per-shard is {args.per_shard}; 1 is the least")
         dataset = open_dataset(args.set, args.kind)
@@ -109,22 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             spacing_mm=float(Settings.from_file(args.config).model["spacing_mm"]),
             per_shard=args.per_shard,
             masks=None if args.masks is None else DrawnMasks(args.masks),
-            part=part,
+            part=args.part,
             console=Console(stderr=True),
         )
     except ValueError as error:
         parser.error(str(error))
     print(tally.summary())
-
-
-def _part(text: str) -> tuple[int, int]:
-    try:
-        number, count = (int(word) for word in text.split("/"))
-    except ValueError:
-        raise ValueError(f"--part is {text!r}; write K/N, as 1/4") from None
-    if not 1 <= number <= count:
-        raise ValueError(f"--part is {text!r}; K counts from 1 to N")
-    return number, count
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from core_model.thresholds import Thresholds
 from training.benchmark import VERSION, Case, make_case
 from training.judging import CandidateRecord, FindingRecord, ImageRecord, PlantedRecord, bare, judge
 from training.shared_encoder import SharedEncoder
+from training.whole_files import whole_file
 from training.wording import PromptBank, SnippetRecord, WordRecord, ask
 
 _MAKERS = ("benchmark", "judging", "wording", "prompts")  # modules of training that make records
@@ -127,9 +127,8 @@ def store_key(reader: Reader, thresholds: Thresholds) -> str:
 def save_record(record: CaseRecord, file: Path) -> None:
     """Write a record; it is there whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(record)), encoding="utf-8")
-    part.replace(file)
+    with whole_file(file) as part:
+        part.write_text(json.dumps(asdict(record)), encoding="utf-8")
 
 
 def load_record(file: Path) -> CaseRecord:

@@ -21,6 +21,7 @@ from core_model.model import SightlineModel
 from core_model.volume import window
 from training.samples import Crop
 from training.stored_windows import digest_of, encoder_digest, load_window
+from training.whole_files import whole_file
 
 SAVE_EVERY = 16  # windows
 
@@ -69,9 +70,8 @@ def evidence_for(model: SightlineModel, files: Sequence[Path], progress: Progres
         found[one.name] = evidence_of(model, texts, load_window(one, fine=True).to(texts.device)).cpu()
         progress.advance(task)
         if k % SAVE_EVERY == 0 or k == len(missing):  # an interrupted run goes on from here
-            part = file.with_suffix(".part")
-            save_file(found, part)
-            part.replace(file)
+            with whole_file(file) as part:
+                save_file(found, part)
     progress.remove_task(task)
     return found
 

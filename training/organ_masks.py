@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +35,8 @@ from training.datasets.files import NIFTI, niftis, read_ct, read_nifti, stem
 from training.datasets.mask_files import save_mask
 from training.datasets.sample import DataSet, Record, UnusableSampleError
 from training.datasets.tally import Tally
+from training.whole_files import whole_file
+from training.work_parts import part_of
 
 SCHEMA = "sightline-organ-masks/1"
 LABELS = "labels.json"
@@ -205,9 +205,8 @@ def _agree(path: Path, drawer: Draws) -> None:
                 f"({str(model.get('digest'))[:12]}); give this run a folder of its own with --out"
             )
         return
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 def share(source: Sequence[Task], part: str) -> list[Task]:
@@ -221,10 +220,7 @@ def share(source: Sequence[Task], part: str) -> list[Task]:
     ------
     ValueError: if it is not of that form.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", part)
-    k, n = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= k <= n:
-        raise ValueError(f"--part {part!r} is no part; give K/N with K from 1 to N, e.g. 2/8")
+    k, n = part_of(part)
     return list(source[k - 1 :: n])
 
 

@@ -6,8 +6,7 @@ have the full batch, and the losses and weights are those of one process (up to 
 (`training.run`).
 
 Strategies: "ddp", and "fsdp", which is PyTorch's `fully_shard` (FSDP2): parameters, gradients and the
-    optimiser's
-state are divided among the processes.
+optimiser's state are divided among the processes.
 """
 
 from __future__ import annotations
@@ -72,6 +71,11 @@ class Placement:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
 
     @property
+    def divides(self) -> bool:
+        """Whether parameters are divided among the processes."""
+        return self.strategy == "fsdp"
+
+    @property
     def processes(self) -> int:
         """Of all nodes."""
         return self.devices * self.nodes
@@ -80,7 +84,7 @@ class Placement:
         """Fabric for it, not yet launched."""
         several = self.processes > 1
         strategy: Any = "auto"
-        if self.strategy == "fsdp":
+        if self.divides:
             strategy = ModelParallelStrategy(
                 _shard,
                 data_parallel_size=self.processes,
@@ -127,9 +131,9 @@ class Forward(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def forward(self, work: Callable[[], Any]) -> Any:
         """The outcome of some work."""
-        return work(*args, **kwargs)
+        return work()
 
 
 class Team:
@@ -178,23 +182,22 @@ class Team:
 
         What `fully_shard` leaves alone gets the mean gradient of all processes first, as the rest has.
         """
-        divided = isinstance(self.fabric.strategy, ModelParallelStrategy)
-        if not divided:
+        if not isinstance(self.fabric.strategy, ModelParallelStrategy):
             nn.utils.clip_grad_norm_(module.parameters(), longest)
             return
-        for p in _scalars(module):
-            if p.grad is not None:
-                p.grad.copy_(cast(torch.Tensor, self.fabric.all_reduce(p.grad, reduce_op="mean")))
-        squares = {True: torch.zeros((), device=self.fabric.device)}
-        squares[False] = squares[True].clone()
-        grads = [p.grad for p in module.parameters() if p.grad is not None]
-        for grad in grads:
-            own = grad.to_local() if isinstance(grad, DTensor) else grad
-            squares[isinstance(grad, DTensor)] += own.float().square().sum()
-        whole = cast(torch.Tensor, self.fabric.all_reduce(squares[True], reduce_op="sum")) + squares[False]
-        factor = (longest / (whole.sqrt() + 1e-6)).clamp_max(1.0)
-        for grad in grads:
-            (grad.to_local() if isinstance(grad, DTensor) else grad).mul_(factor)
+        common = [p.grad for p in _scalars(module) if p.grad is not None]
+        for grad in common:
+            grad.copy_(self._all_reduced(grad, "mean"))
+        own = [p.grad.to_local() for p in module.parameters() if isinstance(p.grad, DTensor)]
+        zero = torch.zeros((), device=self.fabric.device)
+        here, everywhere = (sum((g.float().square().sum() for g in part), zero) for part in (own, common))
+        norm = (self._all_reduced(here, "sum") + everywhere).sqrt()
+        factor = (longest / (norm + 1e-6)).clamp_max(1.0)
+        for grad in (*own, *common):
+            grad.mul_(factor)
+
+    def _all_reduced(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
+        return cast(torch.Tensor, self.fabric.all_reduce(tensor, reduce_op=how))
 
 
 def share_of(batch: int, team_size: int, accumulate: int) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from training.crop_views import view
 from training.objective import losses_of, objective
-from training.plan import draw_step
+from training.plan import Draw, draw_step
 from training.samples import Crop, rows_of
 from training.text_bank import TextBank
 from training.views import as_leaves, join, surrogate
@@ -29,7 +29,7 @@ def whole_objective(
     """The objective of the crops of all processes, which each of them sees whole."""
     if run.team.size == 1:
         return objective(run.model, bank, batch, rng, run.plan)
-    drawn = draw_step(bank, run.team.gather({"truth": batch.findings})["truth"], rng, run.plan)
+    drawn = _drawn(run, bank, batch, rng)
     own = drawn.of_rows(run.team.rank * run.share, run.share)
     views = run.team.gather(view(run.model, bank, batch, own, run.plan))
     return losses_of(run.model, bank, views, drawn, rng=rng, plan=run.plan)
@@ -47,7 +47,7 @@ def losses_in_passes(
     parts = [rows_of(batch, i * each, each) for i in range(passes)]
     first = run.team.rank * run.share
     with run.precision():
-        drawn = draw_step(bank, run.team.gather({"truth": batch.findings})["truth"], rng, run.plan)
+        drawn = _drawn(run, bank, batch, rng)
         draws = [drawn.of_rows(first + i * each, each) for i in range(passes)]
         with torch.no_grad():
             looks = [
@@ -67,6 +67,11 @@ def losses_in_passes(
                 live = run.forward(partial(view, run.model, bank, part, own, run.plan))
             run.team.fabric.backward(surrogate(live, leaves[i]))
     return dict(losses)
+
+
+def _drawn(run: Run, bank: TextBank, batch: Crop, rng: np.random.Generator) -> Draw:
+    """The draw of a step, the same for all processes, because all know the findings of all."""
+    return draw_step(bank, run.team.gather({"truth": batch.findings})["truth"], rng, run.plan)
 
 
 __all__ = ["losses_in_passes", "whole_objective"]

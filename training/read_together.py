@@ -22,6 +22,7 @@ from core_model.reader import Reader
 from training.benchmark import DEVELOPMENT_SEED, TEST_SEED
 from training.case_store import read_together
 from training.shared_encoder import SharedEncoder, share_encoder
+from training.work_parts import part
 
 FIRST = {"development": DEVELOPMENT_SEED, "test": TEST_SEED}
 
@@ -38,22 +39,6 @@ def readers_of(checkpoints: Sequence[Path], device: str | None) -> tuple[list[Re
     loaded = [load_checkpoint(c) for c in checkpoints]
     shared = share_encoder([c.model for c in loaded]) if len(loaded) > 1 else None
     return [Reader(c, where, supports_bf16(where)) for c in loaded], shared
-
-
-def part(text: str) -> tuple[int, int]:
-    """``2/3`` as a pair: this process is the second of three.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError: if it is not of that form.
-
-    >>> part("2/3")
-    (2, 3)
-    """
-    first, _, second = text.partition("/")
-    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not K/N with K from 1 to N, such as 1/2")
-    return int(first), int(second)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,6 @@ minutes; a run that was interrupted and continued ends with the same weights as 
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -40,6 +39,7 @@ from training.stored_windows import StoredWindows, window_files
 from training.text_bank import TextBank
 from training.throughput import Throughput
 from training.volume_shards import Shards
+from training.whole_files import whole_file
 from training.window_memory import WindowMemory
 
 SAVE_EVERY_S = 120.0
@@ -76,6 +76,8 @@ class Run:
         self.settings, self.out, self.label_maps = settings, out, list(label_maps)
         self.earlier: list[dict[str, Any]] = []
         self.placement = Placement(placement) if isinstance(placement, str) else placement
+        if self.placement.accumulate > 1 and settings.records:
+            raise ValueError("a stage on records makes one pass for each update; leave --accumulate out")
         fabric = self.placement.fabric()
         fabric.launch()
         self.team = Team(fabric)
@@ -90,7 +92,8 @@ class Run:
         average = copy.deepcopy(self.model).requires_grad_(False)
         self.forward = self.team.forward_module(self.model)
         self.average = average.to(self.device)
-        self._averaged = self.team.forward_module(average) if self.placement.strategy == "fsdp" else None
+        if self.placement.divides:
+            self.team.forward_module(average)
         self.optimiser = torch.optim.AdamW(
             parameter_groups(self.model, float(settings.optimiser.get("scales", 1.0))),
             weight_decay=settings.optimiser["weight_decay"],
@@ -243,7 +246,7 @@ class Run:
         self.team.fabric.barrier()
         if self.team.rank == 0:
             average = self.average
-            if self._averaged is not None:  # its parameters are divided among the processes
+            if self.placement.divides:
                 average = self.start_model()
                 load_module_state(average, state["average"])
             save_checkpoint(average, self.card(), self.out / "checkpoint")
@@ -263,7 +266,7 @@ class Run:
         """
         s = self.settings
         end = min(s.optimiser["steps"], s.optimiser["steps"] if stop_at is None else stop_at)
-        bank = self._text_bank()
+        bank = self.text_bank()
         masks_frozen = {"encoder", "lesions"} <= set(s.optimiser.get("freeze", ()))
         if self.windows and masks_frozen and "findings" in self.plan.losses:
             self.evidence = evidence_for(self.model, self.windows, progress)
@@ -289,7 +292,7 @@ class Run:
             while self.step < end:
                 with self.throughput.waiting():
                     batch = next(batches)
-                losses = self._update(bank, batch, self.rng(self.step))
+                losses = self.update(bank, batch, self.rng(self.step))
                 now = time.monotonic()
                 self.seconds += now - last
                 last = now
@@ -310,18 +313,16 @@ class Run:
                     last_save = time.monotonic()
         self.save()
 
-    def _update(self, bank: TextBank, batch: Crop, rng: np.random.Generator) -> dict[str, float]:
+    def update(self, bank: TextBank, batch: Crop, rng: np.random.Generator) -> dict[str, float]:
         """What one batch teaches: one update, in the lesion stages as many as the config says."""
         batch = batch.to(self.device)
         if batch.evidence is not None:
             batch.evidence[:, self._unlearnt] = torch.nan
         self.read(bank, batch)
         updates = self.settings.records.get("updates", 1)
-        if self.placement.accumulate > 1 and self.settings.records:
-            raise ValueError("a stage on records makes one pass for each update; leave --accumulate out")
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
 
-    def _text_bank(self) -> TextBank:
+    def text_bank(self) -> TextBank:
         """The dictionary's wordings, read by the text tower."""
         held = []
         self.forward(lambda: held.append(TextBank.of(self.model)))
@@ -360,9 +361,8 @@ class Run:
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        torch.save(state, part)
 
 
 def follow(run: Run) -> None:

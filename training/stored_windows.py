@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +34,7 @@ from training.phantom_data import phantom_crops
 from training.samples import Crop, collate
 from training.settings import Settings
 from training.snippets import CropSnippet
+from training.whole_files import whole_file
 
 CONFIG = Path(__file__).parent / "configs" / "lesions.toml"
 HOW = "python -m training.stored_windows CHECKPOINT --out DIR"
@@ -81,9 +81,8 @@ def save_window(model: SightlineModel, sample: Crop, file: Path, *, bf16: bool) 
         "quarter": features.quarter[0].half(),
     }
     snippets = json.dumps([asdict(s) for s in sample.snippets[0]])
-    part = file.with_suffix(f".{os.getpid()}.part")
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part, {"snippets": snippets})
-    part.replace(file)
+    with whole_file(file) as part:
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part, {"snippets": snippets})
 
 
 def load_window(file: Path, *, fine: bool, evidence: torch.Tensor | None = None) -> Crop:

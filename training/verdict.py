@@ -30,12 +30,11 @@ from training.datasets.tally import Tally
 from training.datasets.what_is_said import ABSENT, PRESENT, what_is_said
 from training.judging import organ_dice
 from training.metrics import mean
-from training.retraining.comparison import KEPT, Pair, measures, score
+from training.retraining.comparison import KEPT, PATIENTS_NEEDED, Pair, measures, score
 from training.retraining.comparison_report import outcome, write_report
+from training.samples import MIN_ORGAN_VOXELS
 
 ORGANS = "organ Dice"
-PATIENTS_NEEDED = 10  # our choice, as in retraining
-MIN_ORGAN_VOXELS = 30
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,14 @@
 """Volumes on the model's grid, in shards: what training reads of a data set, made once.
 
-``python -m training.cache FOLDER --out DIR`` reads every sample of a set, resamples it, mines its
-report, and
+``python -m training.cache FOLDER --out DIR`` reads every sample of a set, resamples it, mines its report, and
 writes shards: a safetensors file for the voxels of some samples and a JSON file for their words. A run then
-    opens
-one sample at a time, in an order that is random and yet reads shard by shard. Interrupt it at will: whole
-shards are not made again. Not a format for exchange: another spacing needs other shards.
+opens one sample at a time, in an order that is random and yet reads shard by shard. Interrupt it at will:
+whole shards are not made again. Not a format for exchange: another spacing needs other shards.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,24 +19,22 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.ndimage import distance_transform_edt
 
 from core_model.anatomy import organ
 from core_model.volume import to_model_grid
 from training.datasets.sample import Problem, Record, Sample, UnusableSampleError
+from training.datasets.silence import BESIDE, within_reach
 from training.datasets.what_is_said import what_is_said
 from training.own_words import OrganWords, OwnWords
 from training.phantoms.dicom import nearest
 from training.phantoms.tissues import IGNORE
 from training.snippets import CropSnippet
+from training.whole_files import whole_file
 
 SCHEMA = "sightline-shards/1"
 INDEX = "index.json"
-PER_SHARD = 32  # samples; some 40 MB at 4 mm
+PER_SHARD = 32  # samples; at 4 mm some 80 MB of chests
 POOL = 8  # shards whose samples are mixed
-# Where organs lie that maps may be silent of: beside this organ, within so much of it; our choice.
-BESIDE = {"pulmonary_artery": "heart", "face": "brain"}
-REACH_MM = 40.0
 LONGEST_MM = 2500.0  # no scanner's table is longer: a spacing is wrong
 
 
@@ -107,15 +102,10 @@ def prepare(sample: Sample, spacing_mm: float) -> StoredSample:
 
 
 def _without_silent(labels: torch.Tensor, silent: frozenset[str], spacing_mm: float) -> torch.Tensor:
-    """Labels of organs, `IGNORE` where one may be of which they say nothing.
-
-    A map without a class for the pulmonary artery says "no organ" of it: learnt from, that would unteach it.
-    """
+    """Labels of organs, `IGNORE` where one may be of which they say nothing."""
     unknown = np.zeros(labels.shape, dtype=bool)
     for name in silent:
-        near = labels.numpy() == organ(BESIDE[name]).label
-        if near.any():
-            unknown |= distance_transform_edt(~near, sampling=spacing_mm) <= REACH_MM
+        unknown |= within_reach(labels.numpy() == organ(BESIDE[name]).label, spacing_mm)
     return labels.masked_fill(torch.from_numpy(unknown) & (labels == 0), IGNORE)
 
 
@@ -141,17 +131,15 @@ def write_shard(
             }
         )
     stem = folder / shard_name(number)
-    part = stem.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, part)
-    part.replace(stem.with_suffix(".safetensors"))
+    with whole_file(stem.with_suffix(".safetensors")) as part:
+        save_file(tensors, part)
     write_json(stem.with_suffix(".json"), {"samples": words, "skipped": [asdict(p) for p in skipped]})
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """A JSON file that is there whole or not at all."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(document), encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(document), encoding="utf-8")
 
 
 def describe(

@@ -18,7 +18,6 @@ import highdicom as hd
 
 from training.datasets.files import (
     NO_REPORT,
-    V2_SILENT,
     Tables,
     match,
     niftis,
@@ -28,6 +27,7 @@ from training.datasets.files import (
     stem,
 )
 from training.datasets.sample import Problem, Record, Sample, Split, UnusableSampleError
+from training.datasets.silence import V2_SILENT
 from training.mining.concepts import CT_RATE as CONCEPTS
 from training.mining.concepts import concepts
 from training.mining.reports import MISSING

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from core_model.anatomy import organ, organs, structures
-from training.datasets.files import V2_SILENT, read_mask, relabelled
+from training.datasets.files import read_mask, relabelled
 from training.datasets.sample import Sample, UnusableSampleError
+from training.datasets.silence import V2_SILENT
 
 LABELS = "labels.json"
 SCHEMA = "sightline-organ-masks/1"

@@ -236,12 +236,10 @@ def relabelled(
     return translated.reshape(values.shape).copy()  # (slices, rows, columns)
 
 
-# Reading organs that a TotalSegmentator v2 map has no class for: where they are, it says nothing.
-V2_SILENT = frozenset({"pulmonary_artery", "face"})
-
-
 def read_totalsegmentator(path: Path, like: hd.Volume) -> npt.NDArray[np.uint8]:
-    """A TotalSegmentator v2 ``total`` label map as reading organs on the image's grid; silent of `V2_SILENT`.
+    """A TotalSegmentator v2 ``total`` label map as reading organs on the image's grid.
+
+    Silent of `silence.V2_SILENT`.
 
     Returns
     -------

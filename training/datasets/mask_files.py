@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 
 import highdicom as hd
+
+from training.whole_files import whole_file
 
 
 def save_mask(mask: hd.Volume, target: Path) -> None:
@@ -20,10 +21,9 @@ def save_mask(mask: hd.Volume, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     image = mask.to_nibabel()
     image.header.set_xyzt_units("mm")
-    part = target.with_name(f"{target.name}.part")
-    # By bytes, because nibabel tells the format by the ending.
-    part.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
-    os.replace(part, target)
+    with whole_file(target) as part:
+        # By bytes, because nibabel tells the format by the ending.
+        part.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
 
 
 __all__ = ["save_mask"]

@@ -19,7 +19,6 @@ from typing import Any
 from training.datasets.files import (
     NO_REPORT,
     OTHER_LABELS,
-    V2_SILENT,
     Tables,
     match,
     niftis,
@@ -31,6 +30,7 @@ from training.datasets.files import (
 )
 from training.datasets.report_slices import report_snippets
 from training.datasets.sample import Problem, Record, Sample, Split
+from training.datasets.silence import V2_SILENT
 
 KEY = "study id"
 REPORTS, LABELS = "reports_final", "zero_shot_findings_disease_cls.csv"

@@ -17,7 +17,6 @@ from pathlib import Path
 from training.datasets.files import (
     NO_REPORT,
     NOT_ON_DISK,
-    V2_SILENT,
     read_ct,
     read_rows,
     read_totalsegmentator,
@@ -25,6 +24,7 @@ from training.datasets.files import (
 )
 from training.datasets.report_slices import report_snippets
 from training.datasets.sample import Problem, Record, Sample, Split
+from training.datasets.silence import V2_SILENT
 
 NEEDED = ("image", "report")
 KNOWN = (*NEEDED, "patient", "split", "series", "first_slice", "organ_mask")

@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from scipy import ndimage
 
 from core_model.anatomy import structures
 from training.datasets.files import NOT_ON_DISK, Tables, match, read_ct, read_mask
 from training.datasets.mask_files import save_mask
 from training.datasets.sample import Problem, Record, Sample, Split, UnusableSampleError
+from training.datasets.silence import within_reach
 from training.datasets.tally import Tally
 from training.phantoms.tissues import FACE, IGNORE, PULMONARY_ARTERY, reading_lookup, tissue
 
@@ -39,9 +39,7 @@ IMAGE, MASKS, TABLE = "ct.nii.gz", "segmentations", "meta.csv"
 ONLY_V1 = "heart_myocardium"  # a structure by which version 1 is told
 SPLITS: Mapping[str, Split] = MappingProxyType({"train": "train", "val": "validation", "test": "test"})
 NOTES = ("study_type", "pathology", "pathology_location")
-# Version 2 has no mask of two reading organs. Where it has no mask at all they may be, within this distance
-# of what lies beside them; our choice.
-REACH_MM = 40.0
+# Version 2 has no mask of two reading organs. Where it has no mask at all they may be, near these.
 NEIGHBOURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"pulmonary_artery": ("heart", "atrial_appendage_left", "pulmonary_vein"), "face": ("skull",)}
 )
@@ -102,9 +100,7 @@ def reading_organs(
     organs: npt.NDArray[np.uint8] = reading_lookup().numpy().astype(np.uint8)[labels]
     for neighbours in () if complete else NEIGHBOURS.values():
         near = np.isin(labels, [label_values()[name] for name in neighbours])
-        if near.any():
-            distance = ndimage.distance_transform_edt(~near, sampling=list(spacing))
-            organs[(distance <= REACH_MM) & (labels == 0)] = IGNORE
+        organs[within_reach(near, spacing) & (labels == 0)] = IGNORE
     return organs
 
 

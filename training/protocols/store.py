@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import training
 from training.datasets.sample import DataSet, Record, Sample, UnusableSampleError
 from training.datasets.tally import Tally
 from training.protocols.encoder import Embedding, Encoder
+from training.whole_files import whole_file
 
 Kept = TypeVar("Kept")
 DAMAGED = (OSError, ValueError, KeyError, TypeError, SafetensorError)
@@ -75,9 +75,8 @@ class Store(Generic[Kept]):
                 file.unlink()  # of another kind or cut off: it is made anew
         kept = self.make(dataset.load(record))
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.name}.{os.getpid()}.part")
-        self.write(kept, part)
-        part.replace(file)
+        with whole_file(file) as part:
+            self.write(kept, part)
         return kept
 
 

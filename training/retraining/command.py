@@ -35,7 +35,7 @@ from training.datasets.sample import UnusableSampleError
 from training.datasets.tally import Tally
 from training.labelled import LabelledCase
 from training.retraining.cases import finding_truth, labelled_case, lesion_labels, outlined_kinds
-from training.retraining.comparison import Pair, measures, read_pairs
+from training.retraining.comparison import PATIENTS_NEEDED, Pair, measures, read_pairs
 from training.retraining.comparison_report import outcome, write_report
 from training.retraining.deidentify import Deidentifier
 from training.retraining.findings import FindingRecord, FindingTeacher, detector_of, finding_record
@@ -46,7 +46,6 @@ from training.retraining.reports import read_reports, said_of
 from training.run import follow
 from training.start import STAGE_KEYS
 
-PATIENTS_NEEDED = 10  # held-out patients without whom nothing is promoted; our choice
 INPUTS = "inputs.json"
 
 

@@ -28,6 +28,7 @@ from training.retraining.cases import finding_truth, lesion_labels
 DICE, DETECTION = "lesion Dice", "lesion detection F1"
 AGREEMENT, AUC = "agreement with verdicts", "findings AUC"
 KEPT = "answers kept"
+PATIENTS_NEEDED = 10  # held-out patients without whom nothing is promoted; our choice
 LEAST_KEPT = 0.95  # mean probability by which uncorrected findings may move is 0.05; our choice
 
 
@@ -190,4 +191,4 @@ def _measured(name: str, estimates: dict[str, Estimate], patients: int) -> Measu
     return Measured(name, base.value, new.value, difference.low, difference.high, patients)
 
 
-__all__ = ["LEAST_KEPT", "Pair", "StudyScore", "measures", "read_pairs", "score"]
+__all__ = ["LEAST_KEPT", "PATIENTS_NEEDED", "Pair", "StudyScore", "measures", "read_pairs", "score"]
