@@ -12,7 +12,6 @@ import highdicom as hd
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.inferers.utils import sliding_window_inference
 from scipy import ndimage
 
 from core_model.model import SightlineModel
@@ -133,6 +132,9 @@ def encode_scan(
     ------
     ValueError: if the scan shows no body.
     """
+    # Not above: importing MONAI takes ten seconds of a core, and who asks of stored readings never tiles.
+    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415
+
     body = body_mask(hu[0, 0])
     hu, body, geometry = _evened(hu, body, geometry)
     box = _even_box(bounding_slices(body.numpy(), margin=(2, 4, 4)), hu.shape[2:])

@@ -114,11 +114,11 @@ class Jobs:
         ------
         ApiError: 429, the queue is full.
         """
-        self.refuse_if_full()
         job = Job(
             id=uuid.uuid4().hex, kind=kind, state="waiting", progress=0, stage="", error=None, study=study
         )
         with self._changed:
+            self.refuse_if_full()
             self._entries[job.id] = _Entry(job, task, finish, result, media_type)
             self._forget_old()
             self._changed.notify_all()
