@@ -6,6 +6,7 @@ cannot be compared with anything: all of them are part of an `Outcome`, in its J
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -90,7 +91,8 @@ class Measured:
     by_item: tuple[str, ...] = ()
 
 
-class PublicProtocol(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class PublicProtocol(ABC):
     """One evaluation with a name.
 
     Attributes
@@ -98,38 +100,31 @@ class PublicProtocol(Protocol):
     name: on the command line.
     title: one line.
     source: paper and code.
-    dataset: name of the `DataSet` it is for.
     published: number of items that published results have; 0 where there is no one number.
+    dataset: name of the `DataSet` it is for.
     develops: whether it takes thresholds from development patients.
     mapping: of the labels of Rad-ChestCT, with which it is opened; "" for all other sets.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def published(self) -> int: ...
-    @property
-    def develops(self) -> bool: ...
-    @property
-    def mapping(self) -> str: ...
+    name: str
+    title: str
+    source: str
+    published: int
+    dataset: str
+    develops: bool = False
+    mapping: str = ""
 
+    @abstractmethod
     def select(self, records: Sequence[Record]) -> list[Record]:
         """The items of a set, in a fixed order."""
-        ...
 
+    @abstractmethod
     def check(self, record: Record) -> None:
         """Raises `UnusableSampleError` where a record lacks what is asked of it."""
-        ...
 
+    @abstractmethod
     def measure(self, run: Run) -> Measured:
         """Encode and score."""
-        ...
 
 
 class Run(Protocol):

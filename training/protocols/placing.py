@@ -16,7 +16,7 @@ from training.metrics import mean, ratio
 from training.protocols.curves import Figures, Floats
 from training.protocols.grounded import GroundedFinding
 from training.protocols.grounding import HIT, HIT_VOXTELL, INSTANCE
-from training.protocols.outcome import Measured, Row, Run
+from training.protocols.outcome import Measured, PublicProtocol, Row, Run
 from training.protocols.pictures import errors, overlaps
 
 NEAR_MM = (12, 24)  # RadFinder: within one and two positions
@@ -34,17 +34,11 @@ def _findings(run: Run) -> tuple[list[GroundedFinding], tuple[str, ...], int]:
     return [f for f, _ in every], tuple(p for _, p in every), len(volumes)
 
 
-@dataclass(frozen=True)
-class AxialPosition:
-    """Sentence to axial position, RadFinder's localization metrics; attributes as `PublicProtocol`."""
+@dataclass(frozen=True, kw_only=True)
+class AxialPosition(PublicProtocol):
+    """Sentence to axial position, RadFinder's localization metrics."""
 
-    name: str
-    title: str
-    source: str
-    published: int
     dataset: str = "ReXGroundingCT"
-    develops: bool = False
-    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """See `validation`."""
@@ -113,17 +107,11 @@ def _random_error(finding: GroundedFinding) -> float:
     return (centre**2 + (length - centre) ** 2) / (2 * length) if length else 0.0
 
 
-@dataclass(frozen=True)
-class TextMasks:
-    """Sentence to mask, ReXrank's metrics; attributes as `PublicProtocol`."""
+@dataclass(frozen=True, kw_only=True)
+class TextMasks(PublicProtocol):
+    """Sentence to mask, ReXrank's metrics."""
 
-    name: str
-    title: str
-    source: str
-    published: int
     dataset: str = "ReXGroundingCT"
-    develops: bool = False
-    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """See `validation`."""

@@ -18,7 +18,7 @@ from training.datasets.sample import Record, UnusableSampleError
 from training.metrics import mean, ranks
 from training.protocols.curves import Figures, Floats
 from training.protocols.encoder import SECTIONS, Encoder, report_sentences
-from training.protocols.outcome import Items, Measured, Row, Run
+from training.protocols.outcome import Items, Measured, PublicProtocol, Row, Run
 from training.protocols.pictures import recall
 from training.protocols.published import CT_RATE_LABELS
 from training.protocols.retrieval import (
@@ -50,18 +50,12 @@ def report_vectors(records: Sequence[Record], encoder: Encoder, sections: Sequen
     return np.stack(rows)
 
 
-@dataclass(frozen=True)
-class ReportToVolume:
-    """R@K among all volumes of a variant of CT-RATE; attributes as `PublicProtocol`."""
+@dataclass(frozen=True, kw_only=True)
+class ReportToVolume(PublicProtocol):
+    """R@K among all volumes of a variant of CT-RATE."""
 
-    name: str
-    title: str
-    source: str
-    published: int
     variant: Variant
     dataset: str = "CT-RATE"
-    develops: bool = False
-    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """The variant's records of the validation split."""
@@ -132,17 +126,11 @@ def _weighted_median(values: Floats, weights: Floats) -> float | None:
     return float(values[order[np.searchsorted(total, total[-1] / 2)]])
 
 
-@dataclass(frozen=True)
-class MerlinPools:
-    """R@1 in pools of Merlin's test split, findings and impressions; attributes as `PublicProtocol`."""
+@dataclass(frozen=True, kw_only=True)
+class MerlinPools(PublicProtocol):
+    """R@1 in pools of Merlin's test split, findings and impressions."""
 
-    name: str
-    title: str
-    source: str
-    published: int
     dataset: str = "Merlin"
-    develops: bool = False
-    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """The test split, in the order of the names."""
@@ -203,24 +191,18 @@ def _over_repeats(values: Floats) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high))
 
 
-@dataclass(frozen=True)
-class VolumeToVolume:
-    """MAP@K between volumes of CT-RATE by one of three definitions; attributes as `PublicProtocol`.
+@dataclass(frozen=True, kw_only=True)
+class VolumeToVolume(PublicProtocol):
+    """MAP@K between volumes of CT-RATE by one of three definitions.
 
     Attributes
     ----------
     definition: ``"spectre"``, ``"radfinder"`` or ``"ct-clip"``.
     """
 
-    name: str
-    title: str
-    source: str
-    published: int
     variant: Variant
     definition: str
     dataset: str = "CT-RATE"
-    develops: bool = False
-    mapping: str = ""
 
     def select(self, records: Sequence[Record]) -> list[Record]:
         """The variant's records of the validation split."""

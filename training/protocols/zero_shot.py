@@ -27,7 +27,7 @@ from training.protocols.classification import (
 )
 from training.protocols.curves import Figures, Floats, Rule
 from training.protocols.encoder import Encoder
-from training.protocols.outcome import Items, Measured, Row, Run
+from training.protocols.outcome import Items, Measured, PublicProtocol, Row, Run
 from training.protocols.pictures import roc
 from training.protocols.published import (
     CT_RATE_LABELS,
@@ -62,8 +62,8 @@ BY_ITEM = (
 )
 
 
-@dataclass(frozen=True)
-class ZeroShot:
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot(PublicProtocol):
     """A classification protocol; further attributes as `PublicProtocol`.
 
     Attributes
@@ -78,16 +78,10 @@ class ZeroShot:
     item_intervals: whether the published interval draws items (RadFinder).
     """
 
-    name: str
-    title: str
-    source: str
-    dataset: str
-    published: int
     labels: tuple[str, ...]
     prompts: Prompts
     rule: Rule
     variant: Variant | None = None
-    mapping: str = ""
     judged: tuple[str, ...] = ()
     learned_scale: bool = True
     on_organs: bool = False
