@@ -20,6 +20,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom.dsutils import encode
 
 from dicom_node.config import Config
+from dicom_node.delivery_dimse import rejection
 from tests.dicom_node.ct_series import ct_series
 
 RETRY_SECONDS = 0.5
@@ -113,7 +114,7 @@ class Sender:
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 10
         ae.add_requested_context(images[0].SOPClassUID, ExplicitVRLittleEndian)
         association = ae.associate(self._config.address, self._config.port, ae_title=self._config.ae_title)
-        if association.is_rejected:
+        if rejection(association) is not None:
             self._journal.note("refused", "association")
         try:
             return association.is_established and all([self._store(association, i) for i in images])

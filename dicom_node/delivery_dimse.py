@@ -14,6 +14,7 @@ from typing import Any
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicom_node.commitment_reports import STORAGE_COMMITMENT
 from dicom_node.config import Config
@@ -113,8 +114,9 @@ def _let_go(event: evt.Event) -> None:
 
 
 def _why_not(opened: Association, destination: Destination, timeout: float, connected: bool) -> str:
-    if opened.is_rejected:
-        return f"association rejected: {_rejection(opened)}; check AE titles on both sides"
+    refusal = rejection(opened)
+    if refusal is not None:
+        return f"association rejected: {refusal.reason_str}; check AE titles on both sides"
     if destination.tls:
         problem = tls_problem(destination, destination.address, destination.port, timeout)
         if problem is not None:
@@ -124,10 +126,14 @@ def _why_not(opened: Association, destination: Destination, timeout: float, conn
     return "no connection; check address, port and that the peer runs"
 
 
-def _rejection(opened: Association) -> str:
-    """The peer's reason (PS3.8 table 9-21)."""
-    answer = opened.acceptor.primitive
-    return str(answer.reason_str) if answer is not None else "no reason given"
+def rejection(opened: Association) -> A_ASSOCIATE | None:
+    """The peer's A-ASSOCIATE-RJ (PS3.8 table 9-21); None where it sent none.
+
+    A rejection that is faster than the thread that asked makes pynetdicom 3.0.4 think that there was no
+    connection; the answer then still waits to be taken.
+    """
+    answer = opened.acceptor.primitive if opened.is_rejected else opened.dul.peek_next_pdu()
+    return answer if isinstance(answer, A_ASSOCIATE) and answer.result else None
 
 
 def echo(destination: Destination, config: Config) -> str | None:

@@ -17,6 +17,7 @@ from dicom_node import heartbeat
 from dicom_node.archive import Archive
 from dicom_node.audit import FOLDER
 from dicom_node.config import Config, MonitorSettings, load_config
+from dicom_node.delivery_dimse import rejection
 from dicom_node.errors import SightlineError
 from dicom_node.heartbeat import ProcessRow, beat, beating, processes
 from dicom_node.index import Delivery, Generation, ReadingRow, Result, Study
@@ -145,7 +146,7 @@ def test_what_the_receiver_sees_is_counted_by_peer_and_audited(config: Config, a
         nowhere.StudyInstanceUID = ""
         assert send(config, [nowhere]) == [0xC001]
         with association(config, [("1.2.840.10008.1.1", ExplicitVRLittleEndian)], ae_title="EVE") as refused:
-            assert refused.is_rejected
+            assert rejection(refused) is not None
     finally:
         receiver.stop()
     found = scrape(config, archive)  # from another process's point of view: only the index is asked

@@ -19,9 +19,11 @@ from pydicom.uid import (
     JPEG2000Lossless,
     SecondaryCaptureImageStorage,
 )
+from pynetdicom import AE, evt
 
 from dicom_node.archive import Archive
 from dicom_node.config import Config
+from dicom_node.delivery_dimse import rejection
 from dicom_node.errors import SightlineError
 from dicom_node.index import Association, Instance, Study
 from dicom_node.receiver import Receiver, decodable_transfer_syntaxes
@@ -175,11 +177,30 @@ def test_only_listed_callers_may_associate(tmp_path: Path) -> None:
     receiver.start()
     try:
         with association(config, [CT], ae_title="STRANGER") as opened:
-            assert opened.is_rejected
+            assert rejection(opened) is not None
         with association(config, [CT], ae_title="PACS") as opened:
             assert opened.is_established
     finally:
         receiver.stop()
+
+
+def test_a_rejection_is_seen_that_comes_before_the_requestor_looks(tmp_path: Path) -> None:
+    config = Config(port=free_port(), archive=tmp_path / "archive", calling_ae_titles=("PACS",))
+    receiver = Receiver(config, Archive.open(config))
+    receiver.start()
+    ae = AE("STRANGER")
+    ae.add_requested_context(*CT)
+
+    def be_slow(event: evt.Event) -> None:
+        wait_until(lambda: not event.assoc.dul.is_alive(), 30, "the answer")
+
+    try:
+        opened = ae.associate("127.0.0.1", config.port, evt_handlers=[(evt.EVT_REQUESTED, be_slow)])
+    finally:
+        receiver.stop()
+    answer = rejection(opened)
+    assert answer is not None
+    assert answer.reason_str == "Calling AE title not recognised"
 
 
 def test_a_taken_port_is_named(config: Config, archive: Archive, receiver: Receiver) -> None:

@@ -14,7 +14,6 @@ import pytest
 from core_model.reader import Reader
 from core_model.reading import ModelIdentity
 from tests.tiny import body_volume, tiny_checkpoint
-from training.datasets import mask_files
 from training.datasets.mask_files import save_mask
 from training.datasets.miniature_masks import write_kits
 from training.datasets.sample import UnusableSampleError
@@ -139,7 +138,7 @@ def test_a_run_that_is_cut_off_leaves_no_half_mask(tmp_path: Path, monkeypatch: 
 
     mask = body_volume(SHAPE, SPACING)
     mask = mask.with_array((mask.array > 0).astype(np.uint8))
-    monkeypatch.setattr(mask_files.os, "replace", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         save_mask(mask, tmp_path / "x.nii.gz")
     assert not list(tmp_path.glob("*.nii.gz"))

@@ -17,9 +17,9 @@ from training.datasets.catalogue import open_dataset
 from training.datasets.files import GRID_DIFFERS, IN_NO_TABLE, NOT_ON_DISK
 from training.datasets.miniature_cases import Case
 from training.datasets.miniature_masks import patients, write_totalsegmentator
+from training.datasets.silence import REACH_MM
 from training.datasets.tally import Tally, samples
 from training.datasets.totalsegmentator_set import (
-    REACH_MM,
     TotalSegmentatorSet,
     label_values,
     main,
