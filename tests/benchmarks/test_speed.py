@@ -50,7 +50,7 @@ def test_nonsense_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(missing() is not None, reason=f"optional: {missing()}")
 def test_nnunet_labels_the_scan() -> None:
-    scan = speed.synthetic_scan(12, 16)
+    scan = speed.synthetic_scan(12, 16, spacing_mm=(0.3, 0.2))  # 90 x 102 x 102 mm: a few patches
     labels = NNUNet(speed.SMALL_PLAN, torch.device("cpu")).read(scan)
     assert labels.shape == scan.spatial_shape
     assert labels.max() <= speed.SMALL_PLAN.classes
