@@ -134,7 +134,7 @@ class UpperLayer(DULServiceProvider):
             self.assoc._kill = self._kill_thread = True
         finally:
             self._stores.close()
-            self.to_user_queue.put(None)  # type: ignore[arg-type]  # who still waits gets nothing
+            self.to_user_queue.put(None)  # who still waits gets nothing
             self.assoc.wake()
             self._waker.close()
             self._woken.close()
