@@ -5,6 +5,8 @@ Which places that makes of a study is `core_model.ranking`'s.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -49,6 +51,11 @@ class Searchable:
     def body_slabs(self) -> npt.NDArray[np.bool_]:
         """(d,) bool, the slabs that show the body."""
         return any_in_plane(self.inside)
+
+    @cached_property
+    def planes(self) -> SlicePlanes:
+        """Of its slices; ValueError where there is none."""
+        return SlicePlanes(self.encoding.slices)
 
     def cell_at(self, position_lps_mm: PointLPS) -> Cell:
         """The cell that holds a position; the nearest one where it lies outside of the grid."""
@@ -140,7 +147,7 @@ def place_at(
     encoding = study.encoding
     middle = encoding.grid.map_indices_to_reference(np.array([cell], float))[0]
     position = position_lps_mm or point_lps(middle)
-    number, reference = nearest_slice(encoding.slices, position)
+    number, reference = study.planes.nearest(position)
     found = Localization(
         text=text,
         position_lps_mm=position,
@@ -171,16 +178,35 @@ def nearest_slice(
     ------
     ValueError: if there is no slice.
     """
-    if not slices:
-        raise ValueError("slices is empty; a study has at least one slice")
-    points = np.array([s.position_lps_mm for s in slices])
-    if len(points) == 1:
-        return 0, slices[0]
-    way = points[-1] - points[0]
-    normal = way / np.linalg.norm(way) if slices[0].normal_lps is None else np.array(slices[0].normal_lps)
-    distance = np.abs((points - np.asarray(position_lps_mm)) @ normal)
-    index = int(distance.argmin())
-    return index, slices[index]
+    return SlicePlanes(slices).nearest(position_lps_mm)
+
+
+class SlicePlanes:
+    """The planes of a study's slices, made ready for many positions.
+
+    Raises
+    ------
+    ValueError: if there is no slice.
+    """
+
+    def __init__(self, slices: tuple[SliceReference, ...]) -> None:
+        if not slices:
+            raise ValueError("slices is empty; a study has at least one slice")
+        points = np.array([s.position_lps_mm for s in slices])
+        self._slices = slices
+        normal = np.zeros(3)  # of a single slice: it is the nearest one to every position
+        if slices[0].normal_lps is not None:
+            normal = np.array(slices[0].normal_lps)
+        elif len(points) > 1:
+            way = points[-1] - points[0]
+            normal = way / np.linalg.norm(way)
+        self._normal = normal
+        self._along = points @ normal
+
+    def nearest(self, position_lps_mm: npt.ArrayLike) -> tuple[int, SliceReference]:
+        """The slice whose plane is nearest to a position, with its index."""
+        index = int(np.abs(self._along - np.asarray(position_lps_mm) @ self._normal).argmin())
+        return index, self._slices[index]
 
 
 def _nearest_organ(encoding: StudyEncoding) -> npt.NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 import dicom_node
 from dicom_node.service import (
@@ -28,6 +29,9 @@ _ROUTES = (
     routes_jobs,
     routes_corrections,
 )
+# FastAPI would send paths, which hold UIDs, and the texts of errors wherever the environment or a provider of
+# the process tells it to.
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 _ABOUT = """Ask a Sightline node: which studies it has read, what it found, and where a text is.
 Positions are LPS in mm. Research software, not a medical device."""
 
@@ -50,6 +54,7 @@ def create_app(parts: Parts, token: str | None) -> FastAPI:
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=_NO_TELEMETRY,
     )
     app.state.parts = parts
     for routes in _ROUTES:

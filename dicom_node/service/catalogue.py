@@ -114,17 +114,16 @@ def held(archive: Archive, study_instance_uid: str) -> Held:
     ApiError: 404, no such study; 409, it is not read, and the error says how far it is.
     """
     with archive.index.reading() as session:
-        newest = session.scalar(
-            sa.select(Generation)
+        newest = session.execute(  # two columns of a wide row: every question comes by here
+            sa.select(Generation.reading_key, Generation.sop_instance_uids)
             .where(Generation.study_instance_uid == study_instance_uid, Generation.state == "read")
             .order_by(Generation.number.desc())
             .limit(1)
-        )
+        ).first()
         upload = session.get(Upload, study_instance_uid) if newest is None else None
     if newest is not None and newest.reading_key is not None:
-        uids = tuple(newest.sop_instance_uids or ())
         folder = results_folder(archive, newest.reading_key)
-        return Held(study_instance_uid, newest.reading_key, folder, uids)
+        return Held(study_instance_uid, newest.reading_key, folder, tuple(newest.sop_instance_uids or ()))
     if upload is not None:
         return Held(study_instance_uid, upload.key, upload_folder(archive, upload.key), ())
     known = study(archive, study_instance_uid)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dicom_node
 from dicom_node.index import Delivery, Result
 from dicom_node.service import catalogue
+from dicom_node.service.app import create_app
 from tests.dicom_node.service.conftest import OBLIQUE, STUDY
-from tests.dicom_node.service.stage import Stage, assert_refused, make_stage, series
+from tests.dicom_node.service.stage import TOKEN, Stage, assert_refused, make_stage, series
 
 
 def test_health_needs_no_token(stage: Stage) -> None:
@@ -29,6 +33,29 @@ def test_health_needs_no_token(stage: Stage) -> None:
         "research_only": True,
     }
     assert answer.headers["x-sightline-api"] == "1"
+
+
+def test_the_environment_sends_no_telemetry(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(self.path.encode())
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        # FastAPI looks at the environment when an application starts, and sends what it has when it ends.
+        with TestClient(create_app(stage.parts, TOKEN), headers=stage.client.headers) as client:
+            assert client.get(f"/api/1/studies/{STUDY}").status_code == 200
+        collector.shutdown()
+    assert heard == []
+    assert "telemetry" not in caplog.text  # of an exporter that is not installed
 
 
 def every_path(stage: Stage) -> list[tuple[str, str]]:
