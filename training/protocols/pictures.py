@@ -46,13 +46,15 @@ def roc(axes: Axes, scored: Scored, title: str) -> None:
         axes.plot(false, true, dash, color=colour, label=f"{value:.2f} {name}")
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
     axes.set(
-        title=f"ROC, {len(scored.scores)} items: {title}",
+        title=f"ROC, items: {len(scored.scores)}; {title}",
         xlabel="1 - specificity",
         ylabel="sensitivity",
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),
     )
-    if curves:
+    if not curves:
+        axes.text(0.62, 0.1, "no label has both present and absent items", ha="center")
+    else:
         axes.legend(
             title="AUROC", fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
         )

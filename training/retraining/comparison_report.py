@@ -62,10 +62,10 @@ def picture(verdict: Verdict) -> Figure:
         left.scatter([m.new], [row], color=colour, edgecolor="black", s=60, zorder=3)
         right.plot([m.low, m.high], [row, row], color=colour, linewidth=3, solid_capstyle="butt")
         right.scatter([m.difference], [row], color=colour, edgecolor="black", s=40, zorder=3)
-    left.set_yticks(range(len(measures)), [f"{m.name}\n{m.patients} patients" for m in measures])
+    left.set_yticks(range(len(measures)), [f"{m.name}\npatients: {m.patients}" for m in measures])
     left.set_ylim(len(measures) - 0.5, -0.5)
     left.set_xlim(-0.03, 1.03)
-    left.set_xlabel("before (grey) and new")
+    left.set_xlabel("before (grey) and new: better green, worse red, not decided blue")
     right.axvline(0, color="black", linewidth=1)
     right.set_xlabel("difference, 95 % interval by patient")
     for axes in (left, right):
@@ -81,4 +81,4 @@ def _kind(measure: Measured) -> str:
 
 def _title(verdict: Verdict) -> str:
     said = "may be promoted" if verdict.promote else "not promoted"
-    return f"{verdict.new.name} {verdict.new.version}: {said} ({verdict.patients} held-out patients)"
+    return f"{verdict.new.name} {verdict.new.version}: {said} (held-out patients: {verdict.patients})"
