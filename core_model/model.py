@@ -22,10 +22,11 @@ from core_model.point_decoder import PointDecoder
 from core_model.text_encoder import TextEncoder
 
 PROJECTORS = ("shared", "separate")
+DECODER_ORGANS = ("drawn", "kept")
 # Parts that training stages take over or leave as they are, with their modules.
 PARTS = {
     "encoder": ("image", "half_organ_head", "quarter_organ_head"),  # what draws organs
-    "lesions": ("lesion_decoder", "text_to_mask"),  # what draws text-conditioned masks
+    "lesions": ("lesion_decoder", "text_to_mask", "kept_organ_head"),  # what draws text-conditioned masks
     "judge": ("candidate_judge", "text_to_judge"),  # what judges whole candidates
     "organ_heads": ("image.organ_head", "half_organ_head", "quarter_organ_head"),  # last layers of "encoder"
 }
@@ -60,6 +61,9 @@ class ModelConfig:
     pooling: form of `grounding.OrganPooling`, "mean", "attention" or "both".
     projectors: "shared": slabs and the whole volume are means in the joint space; "separate":
         they have projectors of their own, and reports a text head of their own (RadFinder).
+    decoder_organs: which organs the lesion decoder reads: "drawn", those of the organ heads; "kept", those
+        that these drew when it was trained, by a copy of the head, so that organs can be learnt
+        afterwards without moving what the decoder sees. Our choice.
 
     Raises
     ------
@@ -75,8 +79,13 @@ class ModelConfig:
     text: dict[str, Any] = field(default_factory=dict)
     pooling: str = "both"
     projectors: str = "shared"
+    decoder_organs: str = "drawn"
 
     def __post_init__(self) -> None:
+        if self.decoder_organs not in DECODER_ORGANS:
+            raise ValueError(
+                f"decoder_organs is {self.decoder_organs!r}; choose of {', '.join(DECODER_ORGANS)}"
+            )
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling is {self.pooling!r}; choose of {', '.join(POOLINGS)}")
         if self.projectors not in PROJECTORS:
@@ -213,6 +222,9 @@ class SightlineModel(nn.Module):
         nn.init.zeros_(self.half_organ_head.weight)
         if self.half_organ_head.bias is not None:
             nn.init.zeros_(self.half_organ_head.bias)
+        self.kept_organ_head: nn.Conv3d | None = None
+        if config.decoder_organs == "kept":
+            self.kept_organ_head = nn.Conv3d(half, n_organs + 1, 1).requires_grad_(False)
         self.separate = config.projectors == "separate"
         if self.separate:
             nn.init.constant_(self.global_bias, -10.0)  # SigLIP's start, which RadFinder takes over
@@ -237,8 +249,10 @@ class SightlineModel(nn.Module):
         ------
         ValueError: if there is no such part.
         """
+        own = dict(self.named_modules())
         for name in modules_of(parts):
-            self.get_submodule(name).requires_grad_(False)
+            if name in own:  # not every model keeps an organ head
+                own[name].requires_grad_(False)
 
     def thaw_organ_heads(self, names: Iterable[str]) -> None:
         """Train the organ heads' answers for some organs, whatever is frozen; those for others stay.
@@ -287,9 +301,20 @@ class SightlineModel(nn.Module):
         return Encoded(
             organ_logits=organ_logits,
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
-            dense=self.lesion_decoder(x, half_logits) if lesions else x[:, :0],
+            dense=self.lesion_decoder(x, self.decoder_organs(features.half)) if lesions else x[:, :0],
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
+
+    def decoder_organs(self, half: torch.Tensor) -> torch.Tensor:
+        """(B, 1 + O, D/2, H/2, W/2) organ logits that the lesion decoder reads (`ModelConfig.decoder_organs`).
+
+        Parameters
+        ----------
+        half: features of that resolution.
+        """
+        head = self.half_organ_head if self.kept_organ_head is None else self.kept_organ_head
+        logits: torch.Tensor = head(half)
+        return logits
 
     def encode_text(self, texts: Sequence[str]) -> EncodedText:
         """Texts -> `EncodedText`."""

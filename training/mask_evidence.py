@@ -52,7 +52,10 @@ def evidence_of(model: SightlineModel, texts: torch.Tensor, sample: Crop) -> tor
 
 def evidence_digest(model: SightlineModel) -> str:
     """Of everything that evidence follows from."""
-    parts = encoder_digest(model) + digest_of([model.lesion_decoder, model.text_to_mask, model.text.bert])
+    drawing = [model.lesion_decoder, model.text_to_mask, model.text.bert]
+    if model.kept_organ_head is not None:
+        drawing.append(model.kept_organ_head)
+    parts = encoder_digest(model) + digest_of(drawing)
     prompts = repr([(a.name, a.organ, a.present) for a in abnormalities()])
     return hashlib.sha256((parts + prompts).encode()).hexdigest()[:16]
 

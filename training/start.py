@@ -69,6 +69,7 @@ def take_modules(model: SightlineModel, checkpoint: Path, settings: Settings) ->
     anew = set(modules_of(settings.optimiser.get("leave", ())))
     tensors = {k: v for k, v in tensors.items() if k.split(".")[0] not in anew}
     own = model.state_dict()
+    _keep_organ_head(model, tensors)
     new = {k.split(".")[0] for k, v in own.items() if k not in tensors or tensors[k].shape != v.shape}
     fitting = {k: v.float() for k, v in tensors.items() if k in own and k.split(".")[0] not in new}
     if not fitting:
@@ -76,6 +77,24 @@ def take_modules(model: SightlineModel, checkpoint: Path, settings: Settings) ->
     model.load_state_dict(fitting, strict=False)
     card = json.loads((checkpoint / "card.json").read_text(encoding="utf-8"))
     return [*card.get("earlier_stages", []), {k: card[k] for k in STAGE_KEYS if k in card}]
+
+
+def _keep_organ_head(model: SightlineModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Give a model that keeps the organ head of its lesion decoder that of the checkpoint.
+
+    Raises
+    ------
+    ValueError: if the checkpoint's decoder reads a kept head that the model has no place for.
+    """
+    kept = {k for k in tensors if k.startswith("kept_organ_head.")}
+    if model.kept_organ_head is not None and not kept:
+        head = "half_organ_head."
+        tensors |= {k.replace(head, "kept_organ_head."): v for k, v in tensors.items() if k.startswith(head)}
+    elif kept and model.kept_organ_head is None:
+        raise ValueError(
+            "the checkpoint's lesion decoder reads organs by a head of its own; "
+            'set decoder_organs = "kept" in [model], or name "lesions" in [optimiser] leave to train it anew'
+        )
 
 
 __all__ = ["STAGE_KEYS", "new_model", "parameter_groups", "take_modules"]
