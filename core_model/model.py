@@ -306,7 +306,7 @@ class SightlineModel(nn.Module):
         )
 
     def decoder_organs(self, half: torch.Tensor) -> torch.Tensor:
-        """(B, 1 + O, D/2, H/2, W/2) organ logits that the lesion decoder reads (`ModelConfig.decoder_organs`).
+        """(B, 1 + O, D/2, H/2, W/2) organ logits that the lesion decoder reads; see `ModelConfig`.
 
         Parameters
         ----------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,6 +69,31 @@ def test_half_resolution_decides_on_the_organ_too() -> None:
         after = changed.encode_image(x).organ_logits
     torch.testing.assert_close(after[:, 3], before[:, 3] + 2)
     torch.testing.assert_close(after[:, 4], before[:, 4])
+
+
+def test_a_kept_head_is_what_the_lesion_decoder_reads() -> None:
+    drawn = tiny_model()
+    config = replace(drawn.config, decoder_organs="kept")
+    model = SightlineModel(config, drawn.text.tokenizer_json)
+    head = drawn.half_organ_head.state_dict()
+    kept = {f"kept_organ_head.{name}": value for name, value in head.items()}
+    model.load_state_dict(drawn.state_dict() | kept)
+    model.eval()
+    x = torch.randn(1, 2, 16, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = drawn.encode_image(x)
+        torch.testing.assert_close(model.encode_image(x).dense, before.dense, rtol=0, atol=0)
+        for one in (drawn, model):
+            one.half_organ_head.weight += torch.randn(one.half_organ_head.weight.shape)
+        assert not torch.equal(drawn.encode_image(x).dense, before.dense)
+        after = model.encode_image(x)
+    torch.testing.assert_close(after.dense, before.dense, rtol=0, atol=0)
+    assert not torch.equal(after.organ_logits, before.organ_logits)
+    model.freeze(["lesions"])
+    drawn.freeze(["lesions"])  # which has no such head
+    assert ModelConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ValueError, match="decoder_organs is 'none'; choose of drawn, kept"):
+        replace(config, decoder_organs="none")
 
 
 def test_config_survives_json() -> None:

@@ -207,6 +207,25 @@ def test_organ_heads_learn_the_organs_that_are_named_and_no_others(tmp_path: Pat
         assert not torch.equal(after[name][row], before[name][row])
 
 
+def test_the_lesion_decoder_reads_the_organs_that_it_was_trained_with(tmp_path: Path) -> None:
+    lesions = small_config("lesions.toml", 1)
+    go(Run(lesions, tmp_path / "first", [], "cpu"))
+    settings = small_config("organ_heads.toml", 2)
+    model = go(Run(settings, tmp_path / "second", [], "cpu", init=tmp_path / "first" / "checkpoint")).model
+    x = torch.randn(1, 2, 16, 16, 24, generator=torch.Generator().manual_seed(0))
+    before = load_checkpoint(tmp_path / "first" / "checkpoint").model.encode_image(x)
+    after = load_checkpoint(tmp_path / "second" / "checkpoint").model.encode_image(x)
+    torch.testing.assert_close(after.dense, before.dense, rtol=0, atol=0)
+    assert not torch.equal(after.organ_logits, before.organ_logits)
+    assert model.kept_organ_head is not None
+    # A stage that has no place for that head does not take the decoder over ...
+    with pytest.raises(ValueError, match='decoder_organs = "kept"'):
+        Run(lesions, tmp_path / "third", [], "cpu", init=tmp_path / "second" / "checkpoint")
+    # ... unless it trains another one.
+    anew = replace(lesions, optimiser={**lesions.optimiser, "leave": ["lesions"]})
+    assert Run(anew, tmp_path / "fourth", [], "cpu", init=tmp_path / "second" / "checkpoint")
+
+
 def test_an_organ_that_does_not_exist_has_no_head(tmp_path: Path) -> None:
     settings = small_config("organ_heads.toml", 1)
     settings = replace(settings, optimiser={**settings.optimiser, "organ_heads": ["tail"]})

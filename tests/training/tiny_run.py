@@ -39,7 +39,8 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small(settings: Settings, steps: int, **changes: Any) -> Settings:
     """A config with the tests' network and few steps; what it trains and how stays as it is."""
-    forms = {k: v for k, v in settings.model.items() if k in ("pooling", "projectors")}
+    kept = ("pooling", "projectors", "decoder_organs")
+    forms = {k: v for k, v in settings.model.items() if k in kept}
     voxels = {"memory": 3, "first": 2, "per_update": 400, "updates": 2} if settings.lesion_voxels else {}
     few = {"threshold": 0.01, "memory": 3, "first": 2, "per_update": 16, "updates": 2}
     candidates = few if settings.lesion_candidates else {}
