@@ -108,6 +108,7 @@ def _froc(summary: Summary, axes: Axes) -> bool:
         axes.plot(
             rate,
             found,
+            DASHES[(i - 1) // len(COLOURS) % len(DASHES)] if kind else "-",
             drawstyle="steps-post",
             label=f"{name} (n = {int(own.sum())})",
             color=colour,
