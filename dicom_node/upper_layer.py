@@ -134,7 +134,9 @@ class UpperLayer(DULServiceProvider):
             self.assoc._kill = self._kill_thread = True
         finally:
             self._stores.close()
-            self.to_user_queue.put(None)  # who still waits gets nothing
+            # mypy sees this queue's type from a cache alone: an "ignore" is needed or unused by turns.
+            waiting: Any = self.to_user_queue
+            waiting.put(None)  # who still waits gets nothing
             self.assoc.wake()
             self._waker.close()
             self._woken.close()
