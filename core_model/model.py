@@ -298,23 +298,23 @@ class SightlineModel(nn.Module):
             organ_logits = self.image.organ_head(features.fine)
         if organ_logits.shape[1]:
             organ_logits = organ_logits + F.interpolate(half_logits, scale_factor=2.0, mode="nearest")
+        read = self.decoder_organs(features.half, half_logits)
         return Encoded(
             organ_logits=organ_logits,
             coarse_organ_logits=(half_logits, self.quarter_organ_head(features.quarter)),
-            dense=self.lesion_decoder(x, self.decoder_organs(features.half)) if lesions else x[:, :0],
+            dense=self.lesion_decoder(x, read) if lesions else x[:, :0],
             grid=self.half_to_grid(features.half) + self.quarter_to_grid(features.quarter),
         )
 
-    def decoder_organs(self, half: torch.Tensor) -> torch.Tensor:
+    def decoder_organs(self, half: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         """(B, 1 + O, D/2, H/2, W/2) organ logits that the lesion decoder reads; see `ModelConfig`.
 
         Parameters
         ----------
         half: features of that resolution.
+        drawn: what `half_organ_head` makes of them.
         """
-        head = self.half_organ_head if self.kept_organ_head is None else self.kept_organ_head
-        logits: torch.Tensor = head(half)
-        return logits
+        return drawn if self.kept_organ_head is None else self.kept_organ_head(half)
 
     def encode_text(self, texts: Sequence[str]) -> EncodedText:
         """Texts -> `EncodedText`."""

@@ -52,7 +52,8 @@ def read_voxels(model: SightlineModel, bank: TextBank, batch: Crop, rng: np.rand
     """The chosen voxels of each window of a batch, read by the frozen encoder."""
     x = window(batch.hu).contiguous(memory_format=torch.channels_last_3d)
     features = features_of(model, x, batch)
-    inputs = model.lesion_decoder.inputs(x, model.decoder_organs(features.half))
+    drawn = model.half_organ_head(features.half)
+    inputs = model.lesion_decoder.inputs(x, model.decoder_organs(features.half, drawn))
     target, region = mask_targets(batch, organ_shares(batch.organs), torch.arange(len(abnormalities())))
     text = model.project_text(draw(bank.present, rng))
     chosen = []

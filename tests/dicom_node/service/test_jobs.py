@@ -23,6 +23,7 @@ from fastapi.testclient import TestClient
 from benchmarks.campaign_node import context
 from dicom_node.service.nrrd_files import volume_nrrd
 from tests.dicom_node.ct_series import volume_of
+from tests.dicom_node.network import wait_until
 from tests.dicom_node.service.stage import Stage, assert_refused, make_stage, series
 from tests.dicom_node.service.test_queries import opened
 from tests.tiny import body_volume
@@ -218,8 +219,9 @@ def test_jobs_wait_are_bounded_and_cancelled(working: Stage) -> None:
     client, path = working.client, "/studies/2.25.304.1/mask"
     stand_still(working)
     jobs, answer = [client.post(path, json={"text": "cyst"}).json()], None
-    while client.get(f"/jobs/{jobs[0]['id']}").json()["state"] != "running":
-        time.sleep(0.02)  # or it would leave its place in the queue after the queue was found full
+    first = f"/jobs/{jobs[0]['id']}"
+    # Or it would leave its place in the queue after the queue was found full.
+    wait_until(lambda: client.get(first).json()["state"] == "running", 60, "the first job to begin")
     for number in range(12):
         answer = client.post(path, json={"text": f"cyst {number}"})
         if answer.status_code != 202:
