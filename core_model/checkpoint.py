@@ -113,7 +113,13 @@ def load_checkpoint(folder: Path | None = None) -> Checkpoint:
         )
     model = SightlineModel(config, (folder / "tokenizer.json").read_text(encoding="utf-8"))
     tensors = load_file(folder / "model.safetensors")
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    try:
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"checkpoint {folder} ({card['name']} {card['version']}) was trained for another form of the "
+            f"network; use the Sightline that it came with, or train it anew (README). {error}"
+        ) from error
     model.eval()
     identity = ModelIdentity(str(card["name"]), str(card["version"]), found)
     return Checkpoint(model=model, card=card, identity=identity)

@@ -209,8 +209,14 @@ def store(
     Parameters
     ----------
     stream: processes with different streams fill one folder together.
+
+    Raises
+    ------
+    ValueError: if the folder holds windows that another encoder read.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if any(out.glob("*.safetensors")):
+        window_files(out, model)  # windows of two encoders in one folder would be taken for those of one
     (out / ENCODER_FILE).write_text(json.dumps({"encoder": encoder_digest(model)}), encoding="utf-8")
     names = [out / f"{stream:02d}-{k:05d}.safetensors" for k in range(n)]
     done = next((k for k, f in enumerate(names) if not f.exists()), n)
@@ -247,18 +253,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = Settings.from_file(args.config)
         device = choose_device(args.device)
         model = load_checkpoint(args.checkpoint).model
+        store(
+            model,
+            settings,
+            args.label_maps,
+            args.out,
+            args.n,
+            stream=args.stream,
+            device=device,
+            console=Console(stderr=True),
+        )
     except ValueError as error:
         parser.error(str(error))
-    store(
-        model,
-        settings,
-        args.label_maps,
-        args.out,
-        args.n,
-        stream=args.stream,
-        device=device,
-        console=Console(stderr=True),
-    )
 
 
 if __name__ == "__main__":

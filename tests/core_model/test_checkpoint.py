@@ -97,6 +97,14 @@ def test_config_of_another_version(folder: Path) -> None:
         load_checkpoint(folder)
 
 
+def test_weights_of_another_form_of_the_network(tmp_path: Path) -> None:
+    model = tiny_model()
+    del model.text_to_mask
+    save_checkpoint(model, CARD, tmp_path)
+    with pytest.raises(CheckpointError, match=r"tiny 0\.0\.1.*another form of the network"):
+        load_checkpoint(tmp_path)
+
+
 def test_card_needs_name_and_version(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'name' and 'version'"):
         save_checkpoint(tiny_model(), {"name": "x"}, tmp_path)

@@ -123,6 +123,8 @@ def test_windows_of_another_encoder_or_none_or_damaged_ones_are_refused(
         model.half_organ_head.weight += 1
     with pytest.raises(ValueError, match="was read by encoder"):
         window_files(windows, model)
+    with pytest.raises(ValueError, match="was read by encoder"):
+        store(model, settings, [], windows, N + 1, device=torch.device("cpu"), console=Console(quiet=True))
     trained = replace_optimiser(settings, freeze=[])
     with pytest.raises(ValueError, match="trains the encoder"):
         Run(trained, tmp_path / "x", [], "cpu", init=checkpoint, windows=windows)
