@@ -90,7 +90,8 @@ def load_checkpoint(folder: Path | None = None) -> Checkpoint:
 
     Raises
     ------
-    CheckpointError: if a file is missing, not readable, or the digest does not match.
+    CheckpointError: if a file is missing, not readable, or the digest does not match, or the weights are
+        those of another form of the network.
     """
     folder = folder or default_checkpoint()
     missing = [n for n in (*_DIGESTED, "card.json") if not (folder / n).is_file()]
@@ -118,7 +119,7 @@ def load_checkpoint(folder: Path | None = None) -> Checkpoint:
     except RuntimeError as error:
         raise CheckpointError(
             f"checkpoint {folder} ({card['name']} {card['version']}) was trained for another form of the "
-            f"network; use the Sightline that it came with, or train it anew (README). {error}"
+            "network; use the Sightline that it came with, or train it anew (README)"
         ) from error
     model.eval()
     identity = ModelIdentity(str(card["name"]), str(card["version"]), found)

@@ -42,6 +42,10 @@ ENCODER_FILE = "encoder.json"
 SHARE_STEPS = 255  # shares of cells are kept in so many steps
 
 
+class OtherEncoderError(ValueError):
+    """A folder holds windows that another encoder read."""
+
+
 def digest_of(modules: Sequence[nn.Module]) -> str:
     """Sixteen hexadecimal digits of the weights, in the half precision that checkpoints have."""
     total = hashlib.sha256()
@@ -127,17 +131,19 @@ def window_files(folder: Path, model: SightlineModel) -> list[Path]:
 
     Raises
     ------
-    ValueError: if there are none, or another encoder read them.
+    ValueError: if there are none, or another encoder read them (`OtherEncoderError`).
     """
     files = sorted(folder.glob("*.safetensors"))
-    described = folder / ENCODER_FILE
-    if not files or not described.is_file():
+    if not files:
         raise ValueError(f"windows folder {folder} holds no windows; make some: {HOW}")
-    read_by = json.loads(described.read_text(encoding="utf-8"))["encoder"]
-    if read_by != encoder_digest(model):
-        raise ValueError(
-            f"windows folder {folder} was read by encoder {read_by}, this checkpoint has "
-            f"{encoder_digest(model)}; store them anew: {HOW}"
+    described, own = folder / ENCODER_FILE, encoder_digest(model)
+    read_by = "unknown"
+    if described.is_file():
+        read_by = json.loads(described.read_text(encoding="utf-8"))["encoder"]
+    if read_by != own:
+        raise OtherEncoderError(
+            f"windows folder {folder} was read by encoder {read_by}, this checkpoint has {own}; store its "
+            f"windows in a new folder: {HOW}"
         )
     return files
 
@@ -212,12 +218,13 @@ def store(
 
     Raises
     ------
-    ValueError: if the folder holds windows that another encoder read.
+    OtherEncoderError: if the folder holds windows that another encoder read.
     """
     out.mkdir(parents=True, exist_ok=True)
     if any(out.glob("*.safetensors")):
         window_files(out, model)  # windows of two encoders in one folder would be taken for those of one
-    (out / ENCODER_FILE).write_text(json.dumps({"encoder": encoder_digest(model)}), encoding="utf-8")
+    else:
+        (out / ENCODER_FILE).write_text(json.dumps({"encoder": encoder_digest(model)}), encoding="utf-8")
     names = [out / f"{stream:02d}-{k:05d}.safetensors" for k in range(n)]
     done = next((k for k, f in enumerate(names) if not f.exists()), n)
     crops = phantom_crops(settings, label_maps, stream=stream, start=done, batch=1)
@@ -253,6 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = Settings.from_file(args.config)
         device = choose_device(args.device)
         model = load_checkpoint(args.checkpoint).model
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         store(
             model,
             settings,
@@ -263,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             device=device,
             console=Console(stderr=True),
         )
-    except ValueError as error:
+    except OtherEncoderError as error:
         parser.error(str(error))
 
 
