@@ -50,6 +50,13 @@ def _data(run: Run) -> dict[str, Any]:
             "skipped": run.shards.skipped,
             "seed": s.data["seed"],
         }
+    if run.windows:  # painted by `training.stored_windows`; of which anatomy, a window does not say
+        return {
+            "phantoms": "stored windows",
+            "windows": len(run.windows),
+            "seed": s.data["seed"],
+            "real_images": 0,
+        }
     return {
         "phantoms": "label maps" if run.label_maps else "procedural",
         "label_map_share": s.data["label_map_share"] if run.label_maps else 0.0,

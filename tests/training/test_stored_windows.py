@@ -184,6 +184,7 @@ def test_stages_train_on_stored_windows_and_resume(
     resumed = go(run("broken"))
     first, last = settings.data["windows"]
     assert len(straight.windows) == round(N * last) - round(N * first) > 0
+    assert straight.card()["data"]["windows"] == len(straight.windows)
     for (name, a), b in zip(
         straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
     ):
