@@ -17,7 +17,7 @@ import trustme
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 
-from benchmarks.hostile_peers import data_set
+from benchmarks.hostile_cases import data_set
 from benchmarks.raw_peer import ABORT, ASSOCIATE_RJ, RawPeer, associate_request
 from dicom_node.archive import Archive
 from dicom_node.association_policy import AssociationPolicy, Caller, Rejection
