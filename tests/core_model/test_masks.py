@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from core_model.anatomy import organ, organs
 from core_model.masks import label_volume, paste, region_of
+from core_model.parts import without_strays
 from core_model.volume import resampled_geometry, sub_geometry
 
 RADII_MM = np.array([30.0, 22.0, 26.0])
@@ -38,6 +39,21 @@ def depth_of(
     points = geometry.map_indices_to_reference(index)
     distance = np.linalg.norm((points - centre) / RADII_MM, axis=1)
     return np.asarray(distance.reshape(geometry.spatial_shape))
+
+
+def test_an_organ_that_wins_only_what_a_stray_leaves_is_not_drawn() -> None:
+    like = scan_of((12, 12, 12), (4.0, 4.0, 4.0))
+    spleen = organ("spleen").label
+    probability = torch.zeros(1 + len(organs()), 12, 12, 12)
+    probability[0] = 1.0
+    for where in ((slice(2, 8),) * 3, (10, 10, 10)):  # the liver, and a stray of it
+        probability[:, *where] = 0.0
+        probability[LIVER, *where] = 0.995
+    probability[spleen, 10, 10, 10] = 0.005
+    clean = without_strays(probability)
+    assert int(clean.argmax(0)[10, 10, 10]) == spleen
+    labels = label_volume(clean, like.get_geometry(), like).array
+    assert set(np.unique(labels)) == {0, LIVER}
 
 
 @pytest.mark.parametrize(
