@@ -15,7 +15,7 @@ SYNTHETIC = "learnt from synthetic CT only; patients and scanners differ in more
 
 
 def card_of(run: Run) -> dict[str, Any]:
-    """What a run's checkpoint says of itrun."""
+    """What a run's checkpoint says of the run."""
     s = run.settings
     trained_on = "synthetic CT only" if run.shards is None else f"CT of {run.shards.source}"
     return {
@@ -50,19 +50,13 @@ def _data(run: Run) -> dict[str, Any]:
             "skipped": run.shards.skipped,
             "seed": s.data["seed"],
         }
-    if run.windows:  # painted by `training.stored_windows`; of which anatomy, a window does not say
-        return {
-            "phantoms": "stored windows",
-            "windows": len(run.windows),
-            "seed": s.data["seed"],
-            "real_images": 0,
-        }
-    return {
+    phantoms: dict[str, Any] = {
         "phantoms": "label maps" if run.label_maps else "procedural",
         "label_map_share": s.data["label_map_share"] if run.label_maps else 0.0,
-        "seed": s.data["seed"],
-        "real_images": 0,
     }
+    if run.windows:  # painted by `training.stored_windows`; of which anatomy, a window does not say
+        phantoms = {"phantoms": "stored windows", "windows": len(run.windows)}
+    return {**phantoms, "seed": s.data["seed"], "real_images": 0}
 
 
 def _hardware(team: Team, device: torch.device) -> str:
