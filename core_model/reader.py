@@ -48,6 +48,7 @@ from core_model.reading import (
     StudyEncoding,
     point_lps,
 )
+from core_model.statements import Statements
 from core_model.thresholds import Thresholds
 from core_model.volume import canonical, to_model_grid
 
@@ -99,6 +100,7 @@ class Reader:
         self._model.channels_last()
         self._detector = Detector(self._model, self.abnormalities, device)
         self._asker = Asker(self._model, self.abnormalities)
+        self._statements = Statements(self._model, self.abnormalities)
 
     @classmethod
     def load(
@@ -318,6 +320,15 @@ class Reader:
         with torch.inference_mode():
             report = F.normalize(self._model.encode_text(sentences).report.mean(0), dim=0)
         return np.asarray(report.float().cpu().numpy(), dtype=np.float32)
+
+    def stated(self, sentences: Sequence[str]) -> dict[str, bool]:
+        """What a report states of what this model searches for: whether an abnormality is there or is not.
+
+        Raises
+        ------
+        ValueError: if there is no sentence or one is blank.
+        """
+        return self._statements.of_report(sentences)
 
     def localize(self, encoding: StudyEncoding, text: str) -> Localization:
         """Where in a study a text is.

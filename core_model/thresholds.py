@@ -23,6 +23,7 @@ class Thresholds:
     absent_below, present_from: finding probability; between them it is undetermined.
     offset: added to the logit of each finding, per abnormality; temperature: divides the sum before
         the sigmoid (Platt scaling with one slope).
+    prior: how probable each finding is before its scan is seen (`core_model.report_match`).
     organ_ml: organs smaller than this count as not in view.
     raise_findings: a reported lesion raises its finding's probability to its own score, so that
         the two never contradict each other (calibration looks at the bare findings).
@@ -34,6 +35,7 @@ class Thresholds:
     present_from: float = 0.6
     offset: dict[str, float] | None = None
     temperature: float = 1.0
+    prior: dict[str, float] | None = None
     organ_ml: float = 1.0
     raise_findings: bool = True
 

@@ -84,6 +84,15 @@ def finding_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], floa
     return offsets, round(float(np.exp(best[0])), 3)
 
 
+def priors(results: Sequence[CaseResult]) -> dict[str, float]:
+    """Mean probability of each finding, over the patients of whom its organ is in view."""
+    said: dict[str, list[float]] = {}
+    for result in results:
+        for f in result.findings:
+            said.setdefault(f.abnormality, []).append(f.probability)
+    return {name: round(float(np.mean(said[name])), 4) for name in sorted(said)}
+
+
 def detection_thresholds(
     records: Sequence[CaseRecord], thresholds: Thresholds
 ) -> dict[str, dict[str, float]]:
@@ -153,6 +162,7 @@ def calibrate(
         temperature=temperature,
         raise_findings=True,
     )
+    found = replace(found, prior=priors([verdict(r.image, found) for r in records]))
     thresholds = asdict(found)
     card_file = checkpoint / "card.json"
     card = json.loads(card_file.read_text(encoding="utf-8"))

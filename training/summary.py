@@ -6,7 +6,7 @@ puts the intervals round them. The arrays are made once, so that a thousand draw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
+from core_model.report_match import report_vector, scan_vector
 from core_model.thresholds import Thresholds
 from training.case_store import CaseRecord
 from training.judging import CaseResult, verdict
@@ -33,6 +34,7 @@ from training.places import Lesions, Localizations
 TOP = (1, 5, 10)
 Figures = dict[str, float | None]
 Section = Callable[[Array], Figures]
+Ranks = npt.NDArray[np.int64]
 
 
 class Question:
@@ -101,7 +103,7 @@ class Summary:
         }
         self.lesions = Lesions(self.records, self.verdicts, thresholds)
         self.localization = Localizations(self.records)
-        self.text_to_volume, self.volume_to_text, self.distinct_reports = self._retrieve()
+        self.retrieved = self._retrieve(thresholds.prior or {})
         self._sections: list[Section] = [
             self._organs(),
             *(self._asked(name) for name in self.questions),
@@ -202,20 +204,36 @@ class Summary:
 
         return figures
 
-    def _retrieve(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-        texts = np.array([r.words.report_feature for r in self.records])
-        scans = np.array([r.words.scan_feature for r in self.records])
-        _, groups = np.unique([r.words.report for r in self.records], return_inverse=True)
-        similarity = texts @ scans.T  # (report, scan)
-        return ranks(similarity, groups), ranks(similarity.T, groups), int(groups.max()) + 1
+    def _retrieve(self, prior: Mapping[str, float]) -> dict[str, tuple[Ranks, Ranks]]:
+        """Ranks of scans by reports and of reports by scans, in each way that they are compared.
+
+        "retrieval": by what the report states beside the findings, where the reader has any;
+        "retrieval_embedding": by one learnt vector of each.
+        """
+        words = [r.words for r in self.records]
+        similarity = {
+            "retrieval_embedding": np.array([w.report_feature for w in words])
+            @ np.array([w.scan_feature for w in words]).T  # (report, scan)
+        }
+        names = sorted({f.abnormality for v in self.verdicts for f in v.findings})
+        if names:
+            reports = np.array([report_vector(w.stated, names) for w in words])
+            found = [{f.abnormality: f.probability for f in v.findings} for v in self.verdicts]
+            similarity["retrieval"] = reports @ np.array([scan_vector(f, prior, names) for f in found]).T
+        else:
+            similarity["retrieval"] = similarity["retrieval_embedding"]
+        _, groups = np.unique([w.report for w in words], return_inverse=True)
+        self.distinct_reports = int(groups.max()) + 1
+        return {name: (ranks(own, groups), ranks(own.T, groups)) for name, own in similarity.items()}
 
     def _retrieval(self, weights: Array) -> Figures:
         """Ranks stay those among all patients: a drawn patient is no further candidate."""
         found: Figures = {}
-        for name, rank in (("text_to_volume", self.text_to_volume), ("volume_to_text", self.volume_to_text)):
-            for k in TOP:
-                found[f"retrieval/{name}/r{k}"] = mean(rank <= k, weights)
-            found[f"retrieval/{name}/mean_rank"] = mean(rank, weights)
+        for way, (scans, reports) in self.retrieved.items():
+            for name, rank in (("text_to_volume", scans), ("volume_to_text", reports)):
+                for k in TOP:
+                    found[f"{way}/{name}/r{k}"] = mean(rank <= k, weights)
+                found[f"{way}/{name}/mean_rank"] = mean(rank, weights)
         return found
 
     def _calibration(self, weights: Array) -> Figures:

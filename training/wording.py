@@ -98,6 +98,7 @@ class WordRecord:
         against it, of its organ's embedding (organs in view only) and of the whole scan's.
     snippets: sentences that name a slice.
     report: the report's sentences without image references; equal for equal reports.
+    stated: what the reader takes the report to state, abnormality -> whether it is there.
     report_feature: (E,) of `Reader.embed_report`; scan_feature: (E,) of the scan.
     """
 
@@ -106,6 +107,7 @@ class WordRecord:
     scan_scores: dict[str, float]
     snippets: tuple[SnippetRecord, ...]
     report: str
+    stated: dict[str, bool]
     report_feature: tuple[float, ...]
     scan_feature: tuple[float, ...]
 
@@ -129,6 +131,7 @@ def ask(case: Case, encoding: StudyEncoding, bank: PromptBank, reader: Reader) -
         scan_scores={a.name: float(s) for a, s in zip(abnormalities(), scan, strict=True)},
         snippets=_snippets(case, encoding, report, reader),
         report=" ".join(sentences),
+        stated=reader.stated(sentences),
         report_feature=tuple(map(float, reader.embed_report(sentences))),
         scan_feature=tuple(map(float, encoding.global_feature)),
     )

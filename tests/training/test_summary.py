@@ -20,6 +20,7 @@ RECORDS = [
         organ_scores={"liver_cyst": -0.2, "liver_tumour": 0.3},
         snippets=[(50, 54), (10, 10)],
         features=((1.0, 0.0), (0.9, 0.1)),
+        stated={"liver_tumour": True, "lung_nodule": True, "liver_cyst": False},
     ),
     record(
         2,
@@ -28,6 +29,7 @@ RECORDS = [
         organ_scores={"liver_cyst": 0.2, "liver_tumour": 0.4},
         snippets=[(0, 30)],
         features=((0.0, 1.0), (1.0, 0.0)),
+        stated={"liver_tumour": False, "lung_nodule": False, "liver_cyst": True},
     ),
 ]
 CARD = Thresholds(lesion={"liver_tumour": 0.85, "lung_nodule": 0.75})
@@ -74,9 +76,10 @@ def test_organs_retrieval_places_and_calibration(figures: dict[str, float | None
     assert figures["organ_recognition/top1_of_drawn"] == 0.5
     assert figures["organ_recognition/spleen"] == 0
     assert figures["organ_dice/mean"] == pytest.approx(0.9)
-    assert figures["retrieval/text_to_volume/r1"] == 0
-    assert figures["retrieval/text_to_volume/r5"] == 1
-    assert figures["retrieval/volume_to_text/r1"] == 0.5
+    assert figures["retrieval_embedding/text_to_volume/r1"] == 0
+    assert figures["retrieval_embedding/text_to_volume/r5"] == 1
+    assert figures["retrieval_embedding/volume_to_text/r1"] == 0.5
+    assert figures["retrieval/text_to_volume/r1"] == figures["retrieval/volume_to_text/r1"] == 1
     assert figures["localization/localize/mae_mm"] == pytest.approx((12 + 0 + 90) / 3)
     assert figures["localization/localize/within_12_mm"] == pytest.approx(2 / 3)
     assert figures["localization/middle_slice/mae_mm"] == pytest.approx((0 + 120 + 150) / 3)
@@ -103,8 +106,9 @@ def test_equal_reports_are_one(figures: dict[str, float | None]) -> None:
     ]
     summary = Summary(same, CARD)
     assert summary.distinct_reports == 1
+    # Without findings (vanilla CLIP) vectors are all that there is.
     assert summary.figures(np.ones(2))["retrieval/text_to_volume/r1"] == 1
-    assert figures["retrieval/text_to_volume/r1"] == 0
+    assert figures["retrieval_embedding/text_to_volume/r1"] == 0
 
 
 def test_intervals_hold_their_figures() -> None:

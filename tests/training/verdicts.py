@@ -52,6 +52,7 @@ def record(
     snippets: Sequence[tuple[int, int]] = (),
     report: str = "",
     features: tuple[tuple[float, ...], tuple[float, ...]] = ((1.0, 0.0), (1.0, 0.0)),
+    stated: dict[str, bool] | None = None,
 ) -> CaseRecord:
     """One patient as it is stored; every lesion has 100 voxels.
 
@@ -62,6 +63,7 @@ def record(
     findings: (abnormality, bare probability, truth).
     snippets: (true slice, found slice), of 100 slices of 3 mm.
     features: of the report and of the scan.
+    stated: by the report, abnormality -> whether it is there.
     """
     own = tuple(PlantedRecord(kind, size, i, 100) for i, (kind, size) in enumerate(planted, start=1))
     image = ImageRecord(
@@ -81,6 +83,7 @@ def record(
         scan_scores={},
         snippets=tuple(SnippetRecord("A cyst.", "liver_cyst", t, f, t, 100, 3.0) for t, f in snippets),
         report=report or f"report {seed}",
+        stated=stated or {},
         report_feature=features[0],
         scan_feature=features[1],
     )

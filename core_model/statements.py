@@ -1,0 +1,102 @@
+"""What a report states: which abnormalities of the dictionary it says are there, and which are not.
+
+The frozen sentence encoder tells which wording of the dictionary a sentence is nearest to, one for it or one
+against it, as `core_model.question` does for what is asked. Looks at no scan; `core_model.report_match` does.
+Our choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from core_model.abnormality import Abnormality
+from core_model.anatomy import organs
+from core_model.model import SightlineModel
+from core_model.question import MEANT
+
+_FOR = ("There is {}.", "{} is seen.")
+_AGAINST = ("No {}.", "There is no {}.", "No evidence of {}.", "Negative for {}.", "{} is not seen.")
+_NORMAL = ("{}", "Normal {}.", "The {} is normal.", "The {} is unremarkable.")
+BATCH = 64  # sentences that are embedded at once
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a sentence states of an abnormality.
+
+    Attributes
+    ----------
+    name: of the abnormality.
+    present: whether it says that it is there; else it says that it is not.
+    """
+
+    name: str
+    present: bool
+
+
+class Statements:
+    """Finds statements in sentences.
+
+    Parameters
+    ----------
+    model: whose sentence encoder reads them.
+    searched: abnormalities that are looked for.
+    """
+
+    def __init__(self, model: SightlineModel, searched: Sequence[Abnormality]) -> None:
+        self._model = model
+        self._searched = tuple(searched)
+
+    def of(self, sentences: Sequence[str]) -> list[Statement | None]:
+        """What each sentence states; None where it states nothing of what is looked for.
+
+        Raises
+        ------
+        ValueError: if there is no sentence or one is blank.
+        """
+        stated, wordings = self._dictionary
+        with torch.inference_mode():
+            parts = [sentences[i : i + BATCH] for i in range(0, len(sentences), BATCH)]
+            embedded = torch.cat([self._model.text(part) for part in parts or [sentences]])  # (T, W)
+            similarity, nearest = (embedded @ wordings.T).max(1)
+        return [
+            stated[which] if cosine >= MEANT else None
+            for which, cosine in zip(nearest.tolist(), similarity.tolist(), strict=True)
+        ]
+
+    def of_report(self, sentences: Sequence[str]) -> dict[str, bool]:
+        """Abnormality -> whether the report says that it is there; without those that it does not mention.
+
+        One sentence that says so is enough.
+
+        Raises
+        ------
+        ValueError: as `of`.
+        """
+        found: dict[str, bool] = {}
+        for statement in self.of(sentences):
+            if statement is not None:
+                found[statement.name] = found.get(statement.name, False) or statement.present
+        return found
+
+    @cached_property
+    def _dictionary(self) -> tuple[list[Statement | None], torch.Tensor]:
+        """What each wording states (None: nothing, it names a healthy organ), and (N, W) its embedding."""
+        stated: list[Statement | None] = []
+        wordings: list[str] = []
+        for entry in self._searched:
+            there = (entry.display, *entry.present, *(t.format(entry.display) for t in _FOR))
+            wordings += there
+            stated += [Statement(entry.name, True)] * len(there)
+            not_there = (*entry.absent, *(t.format(entry.display) for t in _AGAINST))
+            wordings += not_there
+            stated += [Statement(entry.name, False)] * len(not_there)
+        for organ in organs():
+            wordings += [t.format(organ.display) for t in _NORMAL]
+            stated += [None] * len(_NORMAL)
+        with torch.inference_mode():
+            return stated, self._model.text(wordings)
