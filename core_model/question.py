@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core_model.abnormality import Abnormality
+from core_model.abnormality import Abnormality, abnormality
 from core_model.anatomy import organs
 from core_model.model import SightlineModel
+from core_model.stated_site import Site, stated_site
 from core_model.stated_size import stated_size_mm
 
 # Cosine of sentence embeddings from which a text means an entry. Our choice: paraphrases ("pulmonary
@@ -51,12 +52,14 @@ class Question:
     embedding: (E,) unit length, in the space of cells and slabs.
     meaning: None where the text means nothing that the dictionary knows.
     size_mm: the size that the text states, if it states one.
+    site: the part of its organ that the text names, if it means an abnormality and names one.
     """
 
     text: str
     embedding: npt.NDArray[np.float32]
     meaning: Meaning | None = None
     size_mm: float | None = None
+    site: Site | None = None
 
 
 class Asker:
@@ -85,7 +88,14 @@ class Asker:
             embeddings = self._model.project_text(sentences).embedding.float().cpu().numpy()  # (T, E)
             meanings = self._meanings(sentences)
             sizes = [stated_size_mm(text) for text in texts]
-        return [Question(*one) for one in zip(texts, embeddings, meanings, sizes, strict=True)]
+            sites = [self._site(text, meaning) for text, meaning in zip(texts, meanings, strict=True)]
+        return [Question(*one) for one in zip(texts, embeddings, meanings, sizes, sites, strict=True)]
+
+    @staticmethod
+    def _site(text: str, meaning: Meaning | None) -> Site | None:
+        if meaning is None or meaning.kind != "abnormality":
+            return None
+        return stated_site(text, abnormality(meaning.name).organ)
 
     def _meanings(self, sentences: torch.Tensor) -> list[Meaning | None]:
         if not self._searched:

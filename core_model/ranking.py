@@ -14,10 +14,12 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.special import logit, softmax
 
+from core_model.abnormality import abnormality
 from core_model.anatomy import organ
 from core_model.localization import Cell, Floats, Searchable, agreement, any_in_plane, place_at
 from core_model.question import Question
 from core_model.reading import Localization, Place, PointLPS, StudyEncoding, point_lps
+from core_model.site_fit import site_misfit
 
 SNIPPET_TEMPERATURE = 0.1  # of the softmax over slabs, RadFinder's (model.md 2.3)
 # Two places nearer than this are one: the neighbourhood that a place is judged by is 24 mm wide at
@@ -27,6 +29,7 @@ APART_MM = 30.0
 WORDS = 80.0  # of a cosine that is lower than the best of the study by 1, beside the logit of what was seen
 MOST_SEEN = 9.0  # logits beyond count no more
 SIZE = 10.0  # of a size that does not fit what the text states
+SITE = 4.0  # of a place far from the part of the organ that the text names
 MOST_DOUBLINGS = 1.0  # from which a size does not fit at all
 UNSEEN = -4.0  # logit of the place that words alone would choose
 GLOW_MM = 12.0  # standard deviation round a known place in a heat map
@@ -185,6 +188,9 @@ def _known(study: Searchable, question: Question, said: Floats) -> list[tuple[fl
         weight += WORDS * (agrees - float(said.max()))
         if sized and question.size_mm is not None:
             weight -= SIZE * _misfit(question.size_mm, known.diameter_mm)
+        if question.site is not None:
+            label = organ(abnormality(meaning.name).organ).label
+            weight -= SITE * site_misfit(study, question.site, label, known.position_lps_mm)
         ranked.append((weight, known.position_lps_mm))
     if not ranked:
         return []

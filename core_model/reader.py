@@ -22,6 +22,7 @@ from core_model.anatomy import organs
 from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from core_model.clock import Clock, Progress
 from core_model.detection import Detector
+from core_model.encode_study import encode_study
 from core_model.grounding import text_masks
 from core_model.inference import (
     ScanFeatures,
@@ -38,7 +39,6 @@ from core_model.parts import without_strays
 from core_model.question import Asker, Question
 from core_model.ranking import localize
 from core_model.reading import (
-    KnownPlace,
     Localization,
     ModelIdentity,
     OrganDrawing,
@@ -184,12 +184,14 @@ class Reader:
                 lesions=lesions,
                 thresholds=self.thresholds,
             )
-            encoding = self._encode(
+            encoding = encode_study(
+                self._model,
                 features,
                 pooled,
-                organ_readings=organ_readings,
+                organ_present=np.array([o.present for o in organ_readings]),
                 places=known_places(seen, self.abnormalities, features.geometry),
                 slices=slices or _slices(volume),
+                identity=self.identity,
                 series_instance_uid=series_instance_uid,
             )
         with clock.stage("finish", 1.0):
@@ -375,39 +377,6 @@ class Reader:
             features.grid[None].to(self.device), shares.to(self.device)
         )
         return pooled[0].cpu()
-
-    def _encode(
-        self,
-        features: ScanFeatures,
-        pooled: torch.Tensor,
-        *,
-        organ_readings: tuple[OrganReading, ...],
-        places: tuple[KnownPlace, ...],
-        slices: tuple[SliceReference, ...],
-        series_instance_uid: str | None,
-    ) -> StudyEncoding:
-        body = F.max_pool3d(features.body[None, None].float(), 2)[0, 0] > 0  # (d, h, w)
-        unit = F.normalize(features.grid, dim=0) * body  # (E, d, h, w)
-        whole = self._model.summarise(features.grid[None].to(self.device), body[None].to(self.device))
-        present = np.array([o.present for o in organ_readings])
-        shares = F.avg_pool3d(features.organ_probability[None], 2)[0]
-        grid_organs = shares.argmax(0).to(torch.uint8) * body
-        d, h, w = body.shape
-        middle = np.array([[k, (h - 1) / 2, (w - 1) / 2] for k in range(d)])
-        return StudyEncoding(
-            global_feature=whole.volume[0].cpu().numpy().astype(np.float32),
-            organ_features=(pooled * torch.from_numpy(present)[:, None]).numpy().astype(np.float32),
-            organ_present=present,
-            slab_features=whole.slabs[0].cpu().numpy().astype(np.float32),
-            slab_centres_mm=features.grid_geometry.map_indices_to_reference(middle).astype(np.float32),
-            grid=features.grid_geometry,
-            grid_features=unit.permute(1, 2, 3, 0).numpy().astype(np.float16),
-            grid_organs=grid_organs.numpy().astype(np.uint8),
-            slices=slices,
-            model=self.identity,
-            series_instance_uid=series_instance_uid,
-            known_places=places,
-        )
 
 
 def _refuse_not_finite(volume: hd.Volume) -> None:

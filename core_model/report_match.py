@@ -1,8 +1,8 @@
 """How well a report fits a scan: what it states of each abnormality, beside how probable each finding is.
 
-Two vectors whose inner product is the logarithm of how much more probable the statements are of this scan than
-of any: of many scans it finds the one that a report is of, and of many reports the one of a scan, by any
-index of inner products. Beside the papers' way, one learnt vector of a report and one of a scan
+Two vectors whose inner product is the logarithm of how much more probable the statements are of this scan
+than of any: of many scans it finds the one that a report is of, and of many reports the one of a scan, by
+any index of inner products. Beside the papers' way, one learnt vector of a report and one of a scan
 (`Reader.embed_report`, `StudyEncoding.global_feature`), which needs more reports than a phantom engine's
 training run meets. Our choice.
 """

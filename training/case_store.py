@@ -113,7 +113,15 @@ class _Store:
 def store_key(reader: Reader, thresholds: Thresholds) -> str:
     """Name of the folder of a reader's records."""
     how = {**asdict(thresholds), "bf16": reader.bf16}
-    for name in ("lesion", "absent_below", "present_from", "raise_findings", "offset", "temperature", "prior"):
+    for name in (
+        "lesion",
+        "absent_below",
+        "present_from",
+        "raise_findings",
+        "offset",
+        "temperature",
+        "prior",
+    ):
         del how[name]  # applied afterwards, by `training.judging.verdict`
     total = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     for package in (core_model, training):

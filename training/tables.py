@@ -41,7 +41,11 @@ HEADLINES = (
     ("scan to report: R@1", "retrieval/volume_to_text/r1", "share"),
     ("scan to report: R@5", "retrieval/volume_to_text/r5", "share"),
     ("scan to report: R@10", "retrieval/volume_to_text/r10", "share"),
-    ("the same by one vector of each: report to scan, R@10", "retrieval_embedding/text_to_volume/r10", "share"),
+    (
+        "the same by one vector of each: report to scan, R@10",
+        "retrieval_embedding/text_to_volume/r10",
+        "share",
+    ),
     ("the same: scan to report, R@10", "retrieval_embedding/volume_to_text/r10", "share"),
     ("snippet localization: mean absolute error", "localization/localize/mae_mm", "mm"),
     ("the same by the best slab", "localization/slab/mae_mm", "mm"),

@@ -99,5 +99,5 @@ def test_the_scan_that_a_report_is_of_fits_best() -> None:
 
 
 def test_a_probability_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="liver_cyst is 1.5; it must lie from 0 to 1"):
+    with pytest.raises(ValueError, match=r"liver_cyst is 1\.5; it must lie from 0 to 1"):
         scan_vector({"liver_cyst": 1.5}, {}, NAMES)
