@@ -19,7 +19,7 @@ from core_model.anatomy import organ
 from core_model.pooling import box_max
 from core_model.volume import bounding_slices, resample, sub_geometry
 
-LEAST = 0.01  # of a probability that can be an organ's greatest, unless strays were taken away; our choice
+LEAST = 0.01  # a probability that never is an organ's greatest (`core_model.parts`); our choice
 REACH_MM = 8.0  # how far beyond its organ a lesion may bulge; our choice
 GAP_MM = 16.0  # holes and bays up to twice as wide belong to an organ's core: a lesion can look like none
 RIND_MM = 4.0  # of an organ's surface that is no core
@@ -46,11 +46,8 @@ def label_volume(probability: torch.Tensor, geometry: hd.VolumeGeometry, like: h
     for channel in torch.unique(probability.argmax(0)).tolist():
         if channel == 0:
             continue
-        likely = (probability[channel] > LEAST).numpy()
-        if not likely.any():  # next to nothing, but next in a stray part of another (`core_model.parts`)
-            continue
         # An organ is looked for in its own box, not in the whole scan.
-        box = bounding_slices(likely, margin=(1, 1, 1))
+        box = bounding_slices((probability[channel] > LEAST).numpy(), margin=(1, 1, 1))
         source = sub_geometry(geometry, *box)
         own = _extent(source, like)
         if own is None:

@@ -28,7 +28,7 @@ def without_strays(probability: torch.Tensor, share: float = SHARE) -> torch.Ten
     Returns
     -------
     The same shape. In a stray part the organ's probability is 0; where that makes a stray of another
-    organ, all are 0 but "none".
+    organ, or leaves nothing as probable as one of so many must be, all are 0 but "none".
 
     Raises
     ------
@@ -40,7 +40,7 @@ def without_strays(probability: torch.Tensor, share: float = SHARE) -> torch.Ten
     label = clean.argmax(0)
     stray = torch.from_numpy(strays(label.numpy(), share))
     clean.scatter_(0, label[None], clean.gather(0, label[None]) * ~stray[None])
-    again = torch.from_numpy(strays(clean.argmax(0).numpy(), share))
+    again = torch.from_numpy(strays(clean.argmax(0).numpy(), share)) | (clean.amax(0) < 1 / len(clean))
     clean[1:] *= ~again
     clean[0][again] = 1.0
     return clean
