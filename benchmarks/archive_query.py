@@ -18,12 +18,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from core_model.abnormality import abnormalities
 from core_model.encoding_file import load_encoding
 from core_model.landmarks import MOST, landmarks
 from core_model.localization import Searchable
+from core_model.question import Meaning, Question
 from dicom_node.archive import Archive
 from dicom_node.config import Config
-from dicom_node.service.archive_search import ArchiveSearch, save_landmarks
+from dicom_node.service.archive_search import ArchiveSearch
+from dicom_node.service.landmark_file import Landmarked, SearchedFinding, save_landmarks
+from dicom_node.service.models import Hit
 
 Floats = npt.NDArray[np.float32]
 
@@ -39,34 +43,39 @@ def measure(studies: int, width: int, k: int, repeats: int, folder: Path) -> dic
     rng = np.random.default_rng(0)
     archive = Archive.open(Config(archive=folder / "archive"))
     search = ArchiveSearch(archive, "simulated", by_slab=False)
-    hit: dict[str, object] = {
-        "rank": 1,
-        "position_lps_mm": [0.0, 0.0, 0.0],
-        "score": 0.0,
-        "organ": "liver",
-        "slice_index": 0,
-        "sop_instance_uid": "1.2.3",
-        "slab_lps_mm": [[0.0, 0.0, -4.0], [0.0, 0.0, 4.0]],
-    }
-    save_landmarks(folder, unit(rng, MOST, width), [hit] * MOST, "simulated")
+    hit = Hit(
+        rank=1,
+        position_lps_mm=(0.0, 0.0, 0.0),
+        score=0.0,
+        organ="liver",
+        slice_index=0,
+        sop_instance_uid="1.2.3",
+        slab_lps_mm=((0.0, 0.0, -4.0), (0.0, 0.0, 4.0)),
+    )
+    names = [a.name for a in abnormalities()]
+    findings = {name: SearchedFinding(0.5, hit) for name in names}
+    save_landmarks(folder, unit(rng, MOST, width), [hit] * MOST, "simulated", findings)
     for number in range(studies):
-        search.add(f"2.25.{number}", f"2.25.{number}.1", str(number), unit(rng, MOST, width), folder)
-    wall, cpu = [], []
-    for query in unit(rng, repeats, width):
-        clock, used = time.perf_counter(), time.thread_time()
-        if len(search.search(query, k)) != min(k, studies):
-            raise RuntimeError("the search lost studies")
-        wall.append(1000 * (time.perf_counter() - clock))
-        cpu.append(1000 * (time.thread_time() - used))
+        kept = Landmarked(unit(rng, MOST, width), dict(zip(names, rng.random(len(names)), strict=True)))
+        search.add(f"2.25.{number}", f"2.25.{number}.1", str(number), kept, folder)
+    result: dict[str, float] = {"studies": studies, "landmarks": studies * MOST}
+    meaning = Meaning("abnormality", names[0], 1.0)
+    for by, means in (("words", None), ("findings", meaning)):
+        wall, cpu = [], []
+        for query in unit(rng, repeats, width):
+            clock, used = time.perf_counter(), time.thread_time()
+            if len(search.search(Question("", query, means), k)) != min(k, studies):
+                raise RuntimeError("the search lost studies")
+            wall.append(1000 * (time.perf_counter() - clock))
+            cpu.append(1000 * (time.thread_time() - used))
+        result |= {
+            f"{by}_wall_ms_median": float(np.median(wall)),
+            f"{by}_wall_ms_p95": float(np.percentile(wall, 95)),
+            f"{by}_wall_ms_least": float(np.min(wall)),
+            f"{by}_cpu_ms_median": float(np.median(cpu)),
+        }
     archive.index.close()
-    return {
-        "studies": studies,
-        "landmarks": studies * MOST,
-        "wall_ms_median": float(np.median(wall)),
-        "wall_ms_p95": float(np.percentile(wall, 95)),
-        "wall_ms_least": float(np.min(wall)),
-        "cpu_ms_median": float(np.median(cpu)),
-    }
+    return result
 
 
 def loss(path: Path, texts: int = 200) -> dict[str, float]:

@@ -1,43 +1,38 @@
 """A text over all studies of the archive: the best studies, and where in each.
 
-Exact: every landmark of every study is compared, one matrix product per block, and the best per
-study counts. A graph index (usearch, hnswlib, faiss) finds single vectors faster but not the best
-*studies*, and has to be built at every start. Of exact searches over 1.28 million vectors of 64 numbers
-on one core, numpy's BLAS with the maximum per study took 63 ms, usearch's exact search in half
-precision 190 to 220 ms. Landmarks lie beside a study's results, so a
-start only reads them. Uploaded volumes are not part of the archive and not searched.
+A text that means an abnormality finds the studies whose reading thinks it most probable, at its evidence: a
+trained finding knows more than words do. Every other text is compared with places.
+
+Exact: every landmark of every study is compared, one matrix product per block, and the best per study counts.
+A graph index (usearch, hnswlib, faiss) finds single vectors faster but not the best *studies*, and has to be
+built at every start. Of exact searches over 1.28 million vectors of 64 numbers on one core, numpy's BLAS with
+the maximum per study took 63 ms, usearch's exact search in half precision 190 to 220 ms. Landmarks lie beside
+a study's results, so a start only reads them. Uploaded volumes are not part of the archive and not searched.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from core_model.encoding_file import EncodingError, load_encoding
-from core_model.landmarks import landmarks
-from core_model.localization import Searchable, place_at
+from core_model.encoding_file import EncodingError
+from core_model.question import Question
 from dicom_node.archive import Archive, results_folder
 from dicom_node.index import ReadingRow
-from dicom_node.reading_files import ENCODING
 from dicom_node.removed import RemovedReading
+from dicom_node.service.landmark_file import Landmarked, hit_of, make_landmarks, stored_landmarks
 from dicom_node.service.models import Hit
 from dicom_node.words import in_words
 
 logger = logging.getLogger(__name__)
 
-LANDMARKS = "landmarks.safetensors"
-FORMAT = "sightline-landmarks/1"
 BLOCK_ROWS = 1 << 16
 POLL_SECONDS = 1.0
 # A commit may become visible a little later than the time that it holds.
@@ -58,12 +53,13 @@ class Found:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One study in the matrix."""
+    """One study in the matrix; `probability` of its findings, by abnormality."""
 
     study: str
     series: str
     key: str
     folder: Path
+    probability: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -138,23 +134,24 @@ class ArchiveSearch:
 
     def _take(self, entry: _Entry) -> bool:
         try:
-            vectors = stored_vectors(entry.folder, self._digest)
-            if vectors is None:
-                vectors = make_landmarks(entry.folder, self._digest, by_slab=self._by_slab)
-        except (EncodingError, ValueError, OSError) as error:
+            kept = stored_landmarks(entry.folder, self._digest)
+            if kept is None:
+                kept = make_landmarks(entry.folder, self._digest, by_slab=self._by_slab)
+        except (EncodingError, ValueError, LookupError, OSError) as error:
             logger.warning("reading is not searched key=%s error=%s", entry.key[:12], in_words(error))
             return False
-        self.add(entry.study, entry.series, entry.key, vectors, entry.folder)
+        self.add(entry.study, entry.series, entry.key, kept, entry.folder)
         return True
 
-    def add(self, study: str, series: str, key: str, vectors: Floats, folder: Path) -> None:
+    def add(self, study: str, series: str, key: str, kept: Landmarked, folder: Path) -> None:
         """Search a study from now on; an earlier reading of it no longer.
 
         Parameters
         ----------
-        vectors: (M, E), M from 1 to `BLOCK_ROWS`.
-        folder: where `LANDMARKS` lies.
+        kept: of the study, with 1 to `BLOCK_ROWS` vectors.
+        folder: where its file lies (`dicom_node.service.landmark_file`).
         """
+        vectors = kept.vectors
         with self._lock:
             if not self._blocks or self._blocks[-1].used + len(vectors) > BLOCK_ROWS:
                 self._blocks.append(_Block(np.empty((BLOCK_ROWS, vectors.shape[1]), np.float32)))
@@ -165,15 +162,32 @@ class ArchiveSearch:
                 self._blocks[number].entries[place] = None
             self._where[study] = len(self._blocks) - 1, len(block.entries)
             block.starts.append(block.used)
-            block.entries.append(_Entry(study, series, key, folder))
+            block.entries.append(_Entry(study, series, key, folder, kept.probability))
             block.used += len(vectors)
 
-    def search(self, embedding: Floats, k: int) -> list[Found]:
-        """The `k` best studies for a unit vector (E,), best first."""
+    def search(self, question: Question, k: int) -> list[Found]:
+        """The `k` best studies for a text, best first: by its finding where it means one, else by words.
+
+        By a finding, studies that do not show its organ are none of them.
+        """
+        if question.meaning is not None and means_finding(question):
+            return self.by_finding(question.meaning.name, k)
+        return self.by_words(question.embedding, k)
+
+    def by_finding(self, abnormality: str, k: int) -> list[Found]:
+        """The `k` studies in whose readings an abnormality is most probable, with its evidence."""
+        with self._lock:
+            entries = [e for b in self._blocks for e in b.entries if e is not None]
+        likely = [(e.probability[abnormality], e) for e in entries if abnormality in e.probability]
+        likely.sort(key=lambda one: -one[0])
+        return _found([(probability, entry, abnormality) for probability, entry in likely], k)
+
+    def by_words(self, embedding: Floats, k: int) -> list[Found]:
+        """The `k` studies with the places that are nearest to a unit vector (E,)."""
         with self._lock:
             # Rows under `used` never change, so that the products need no lock.
             blocks = [(b.rows[: b.used], np.array(b.starts), list(b.entries)) for b in self._blocks]
-        ranked: list[tuple[float, _Entry, int]] = []
+        ranked: list[tuple[float, _Entry, int | str]] = []
         for rows, starts, entries in blocks:
             scores = rows @ embedding
             best = np.maximum.reduceat(scores, starts)
@@ -185,58 +199,20 @@ class ArchiveSearch:
                     row = int(scores[starts[n] : end].argmax())
                     ranked.append((float(best[n]), entry, row))
         ranked.sort(key=lambda found: -found[0])
-        return [found for found in (_found(*one) for one in ranked[: k + 5]) if found is not None][:k]
+        return _found(ranked, k)
 
 
-def make_landmarks(folder: Path, digest: str, *, by_slab: bool) -> Floats:
-    """Choose the landmarks of the encoding in a results folder and keep them beside it.
-
-    Returns
-    -------
-    (M, E) float32 vectors.
-
-    Raises
-    ------
-    EncodingError: the encoding is missing or damaged.
-    ValueError: another model made it, or it shows no body.
-    """
-    encoding = load_encoding(folder / ENCODING)
-    if encoding.model.digest != digest:
-        raise ValueError("another model read this study")
-    study = Searchable(encoding)
-    chosen = landmarks(study, by_slab=by_slab)
-    hits = [Hit.of(place_at(study, "", cell, 0.0)).model_dump(mode="json") for cell in chosen.cells]
-    save_landmarks(folder, chosen.vectors, hits, digest)
-    return chosen.vectors.astype(np.float16).astype(np.float32)
+def means_finding(question: Question) -> bool:
+    """Whether a text means an abnormality, so that readings know of it."""
+    return question.meaning is not None and question.meaning.kind == "abnormality"
 
 
-def save_landmarks(folder: Path, vectors: Floats, hits: list[dict[str, object]], digest: str) -> None:
-    """Write the file; it appears whole or not at all."""
-    metadata = {"format": FORMAT, "digest": digest, "hits": json.dumps(hits)}
-    part = folder / f"{LANDMARKS}.{uuid.uuid4().hex}.part"
-    save_file({"vectors": vectors.astype(np.float16)}, part, metadata=metadata)
-    part.rename(folder / LANDMARKS)
-
-
-def stored_vectors(folder: Path, digest: str) -> Floats | None:
-    """(M, E) of a stored file; None where there is none that this model made."""
-    try:
-        with safe_open(folder / LANDMARKS, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if (metadata.get("format"), metadata.get("digest")) != (FORMAT, digest):
-                return None
-            vectors: Floats = file.get_tensor("vectors").astype(np.float32)
-    except (SafetensorError, OSError):
-        return None
-    return vectors
-
-
-def _found(score: float, entry: _Entry, row: int) -> Found | None:
-    """With the place, out of the study's file; None where the file is gone since."""
-    try:
-        with safe_open(entry.folder / LANDMARKS, framework="numpy") as file:
-            hit = Hit.model_validate(json.loads((file.metadata() or {})["hits"])[row])
-    except (SafetensorError, OSError, ValueError, LookupError):
-        return None
-    hit.score = round(score, 6)
-    return Found(entry.study, entry.series, round(score, 6), hit)
+def _found(ranked: Sequence[tuple[float, _Entry, int | str]], k: int) -> list[Found]:
+    """The first `k` whose files are still there, with their places out of these."""
+    found: list[Found] = []
+    for score, entry, which in ranked[: k + 5]:
+        hit = hit_of(entry.folder, which)
+        if hit is not None and len(found) < k:
+            hit.score = round(score, 6)
+            found.append(Found(entry.study, entry.series, hit.score, hit))
+    return found

@@ -145,11 +145,12 @@ class StudyHit(BaseModel):
 
 
 class StudyHits(BaseModel):
-    """In which studies a text is, best first; `searched`: how many were looked at."""
+    """In which studies a text is, best first; `searched`: how many were looked at, `by`: by what."""
 
     text: str
     model: Model
     searched: int
+    by: Literal["findings", "words"]
     hits: list[StudyHit]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from dicom_node.service.archive_search import means_finding
 from dicom_node.service.errors import described
 from dicom_node.service.models import AskedStudies, StudyHit, StudyHits
 from dicom_node.service.parts import Shared
@@ -16,14 +17,18 @@ router = APIRouter()
 def query(parts: Shared, asked: AskedStudies) -> StudyHits:
     """The studies that a text is found in best, and where in each. Scores compare within one answer.
 
-    Of studies that the model in use has read.
+    Of studies that the model in use has read. A text that means an abnormality of the dictionary finds the
+    studies whose reading thinks it most probable (`by` is "findings", the score its probability); every
+    other text is compared with places in the scans (`by` is "words").
     """
     now = parts.answering.now
-    found = now.search.search(now.texts.get(asked.text).embedding, asked.k)
+    question = now.texts.get(asked.text)
+    found = now.search.search(question, asked.k)
     return StudyHits(
         text=asked.text,
         model=model_of(now),
         searched=now.search.searched,
+        by="findings" if means_finding(question) else "words",
         hits=[
             StudyHit(
                 study_instance_uid=one.study_instance_uid,

@@ -26,6 +26,7 @@ from training.calibrate import (
     finding_scale,
     lesion_thresholds,
     main,
+    priors,
 )
 from training.case_store import CaseRecord
 
@@ -91,6 +92,15 @@ def test_more_false_lesions_may_be_allowed() -> None:
     assert lesion_thresholds(results, allow={"liver_tumour": 0.5}) == lesion_thresholds(results) | {
         "liver_tumour": pytest.approx(0.855, abs=1e-4)
     }
+
+
+def test_a_prior_is_the_mean_over_those_whose_organ_is_in_view() -> None:
+    results = [
+        verdict(0, findings=[("liver_cyst", 0.2, False, "absent"), ("gallstones", 0.9, True, "present")]),
+        verdict(1, findings=[("liver_cyst", 0.6, True, "present")]),
+        verdict(2),
+    ]
+    assert priors(results) == {"gallstones": 0.9, "liver_cyst": 0.4}
 
 
 def test_detection_thresholds_part_the_development_patients() -> None:

@@ -91,6 +91,7 @@ def test_the_key_is_that_of_what_is_read_not_of_what_is_decided(reader: Reader) 
     assert key.startswith(f"{VERSION.replace('/', '-')}-{reader.identity.digest[:16]}-")
     assert store_key(reader, replace(own, present_from=0.9, lesion={"liver_tumour": 0.7})) == key
     assert store_key(reader, replace(own, temperature=2.0, offset={"liver_cyst": 1.0})) == key
+    assert store_key(reader, replace(own, prior={"liver_cyst": 0.2})) == key
     assert store_key(reader, replace(own, mask=0.3)) != key
 
 

@@ -18,16 +18,27 @@ from core_model.localization import Searchable
 from dicom_node.archive import Archive
 from dicom_node.config import Config
 from dicom_node.service import archive_search
-from dicom_node.service.archive_search import LANDMARKS, ArchiveSearch, save_landmarks
+from dicom_node.service.archive_search import ArchiveSearch
+from dicom_node.service.landmark_file import (
+    LANDMARKS,
+    Landmarked,
+    SearchedFinding,
+    hit_of,
+    make_landmarks,
+    save_landmarks,
+    stored_landmarks,
+)
+from dicom_node.service.models import Hit
 from tests.core_model.test_encoding import WIDTH, encoding_of
 from tests.core_model.test_places import unit
 from tests.dicom_node.service.conftest import OBLIQUE, STUDY
 from tests.dicom_node.service.stage import Stage, make_stage, series
 
-HIT = {
-    "rank": 1, "position_lps_mm": [0, 0, 0], "score": 0, "organ": "", "slice_index": 0,
-    "sop_instance_uid": None, "slab_lps_mm": [[0, 0, 0], [0, 0, 1]],
-}  # fmt: skip
+HIT = Hit(
+    rank=1, position_lps_mm=(0, 0, 0), score=0, organ="", slice_index=0,
+    sop_instance_uid=None, slab_lps_mm=((0, 0, 0), (0, 0, 1)),
+)  # fmt: skip
+WORDS = "the weather in spring"  # means nothing that the dictionary knows
 
 
 @given(seed=st.integers(0, 10**6), by_slab=st.booleans())
@@ -62,12 +73,13 @@ def test_all_places_alike_are_one_landmark_and_no_body_is_an_error() -> None:
     assert len(landmarks(Searchable(replace(encoding, grid_features=features))).cells) == 1
 
 
-def test_both_studies_are_found_with_their_place(stage: Stage) -> None:
+def test_both_studies_are_found_with_their_place(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core_model.question.MEANT", 2.0)  # to the tiny model all texts are much alike
     stage.parts.search.refresh()
-    answer = stage.client.post("/query", json={"text": "liver cyst", "k": 10})
+    answer = stage.client.post("/query", json={"text": WORDS, "k": 10})
     assert answer.status_code == 200, answer.text
     body = answer.json()
-    assert body["searched"] == 2
+    assert (body["searched"], body["by"]) == (2, "words")
     assert {hit["study_instance_uid"] for hit in body["hits"]} == {STUDY, OBLIQUE}
     scores = [hit["score"] for hit in body["hits"]]
     assert scores == sorted(scores, reverse=True)
@@ -76,12 +88,76 @@ def test_both_studies_are_found_with_their_place(stage: Stage) -> None:
         assert found["series_instance_uid"] == found["study_instance_uid"].removesuffix("1") + "2"
         encoding = load_encoding(stage.folder(found["study_instance_uid"]) / "encoding.safetensors")
         study = Searchable(encoding)
-        smooth = study.smoothed(study.cosine(stage.reader.embed("liver cyst")))
+        smooth = study.smoothed(study.cosine(stage.reader.embed(WORDS)))
         point = np.array([found["hit"]["position_lps_mm"]])
         cell = tuple(np.rint(encoding.grid.map_reference_to_indices(point)[0]).astype(int))
         assert found["score"] == pytest.approx(smooth[cell], abs=2e-3)  # stored in half precision
         assert found["hit"]["sop_instance_uid"].startswith(found["study_instance_uid"][:9])
-    assert len(stage.client.post("/query", json={"text": "liver cyst", "k": 1}).json()["hits"]) == 1
+    assert len(stage.client.post("/query", json={"text": WORDS, "k": 1}).json()["hits"]) == 1
+
+
+def test_what_the_text_means_is_looked_up_in_the_findings(stage: Stage) -> None:
+    stage.parts.search.refresh()
+    body = stage.client.post("/query", json={"text": "Liver cyst.", "k": 10}).json()
+    assert body["by"] == "findings"
+    expected = {}
+    for study in (STUDY, OBLIQUE):
+        document = json.loads((stage.folder(study) / "reading.json").read_text(encoding="utf-8"))
+        (finding,) = (f for f in document["findings"] if f["abnormality"] == "liver_cyst")
+        if finding["probability"] is not None:
+            expected[study] = finding
+    assert expected, "one of them shows the liver"
+    assert [hit["study_instance_uid"] for hit in body["hits"]] == sorted(
+        expected, key=lambda uid: -expected[uid]["probability"]
+    )
+    for found in body["hits"]:
+        finding = expected[found["study_instance_uid"]]
+        assert found["score"] == found["hit"]["score"] == pytest.approx(finding["probability"], abs=1e-6)
+        np.testing.assert_allclose(found["hit"]["position_lps_mm"], finding["position_lps_mm"], atol=1e-3)
+        assert found["hit"]["sop_instance_uid"] == finding["sop_instance_uid"]
+
+
+def test_studies_without_the_organ_are_not_found_and_later_readings_count(tmp_path: Path) -> None:
+    archive = Archive.open(Config(archive=tmp_path / "archive"))
+    search = ArchiveSearch(archive, "ab", by_slab=False)
+    readings: list[tuple[str, dict[str, float]]] = [
+        ("1.1", {"liver_cyst": 0.9}),
+        ("1.2", {"lung_nodule": 0.9}),
+        ("1.3", {"liver_cyst": 0.7, "lung_nodule": 0.2}),
+        ("1.1", {"liver_cyst": 0.1}),
+    ]
+    for number, (study, probability) in enumerate(readings):
+        own = tmp_path / str(number)
+        own.mkdir()
+        findings = {name: SearchedFinding(p, HIT) for name, p in probability.items()}
+        save_landmarks(own, np.eye(WIDTH, dtype=np.float32), [HIT] * WIDTH, "ab", findings)
+        kept = stored_landmarks(own, "ab")
+        assert kept is not None
+        assert kept.probability == probability
+        search.add(study, "1.9", str(number), kept, own)
+    found = search.by_finding("liver_cyst", 5)
+    assert [(f.study_instance_uid, f.score) for f in found] == [("1.3", 0.7), ("1.1", 0.1)]
+    assert [f.study_instance_uid for f in search.by_finding("lung_nodule", 1)] == ["1.2"]
+    assert search.by_finding("gallstones", 5) == []
+    archive.index.close()
+
+
+def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path)
+    study = stage.read(series())
+    folder, digest = stage.folder(study), stage.reader.identity.digest
+    made = make_landmarks(folder, digest, by_slab=False)
+    kept = stored_landmarks(folder, digest)
+    assert kept is not None
+    assert kept.probability == made.probability
+    np.testing.assert_array_equal(kept.vectors, made.vectors)
+    assert stored_landmarks(folder, "ff") is None
+    (folder / LANDMARKS).write_bytes(b"no file of tensors")
+    assert stored_landmarks(folder, digest) is None
+    assert hit_of(folder, 0) is None
+    assert hit_of(folder, "liver_cyst") is None
+    stage.parts.search.refresh()
+    assert stored_landmarks(folder, digest) is not None
 
 
 def test_a_start_takes_what_lies_there_and_later_readings_replace_earlier(tmp_path: Path) -> None:
@@ -93,17 +169,17 @@ def test_a_start_takes_what_lies_there_and_later_readings_replace_earlier(tmp_pa
     first = stage.folder(study)
     stored = (first / LANDMARKS).read_bytes()
     embedding = stage.reader.embed("kidney stone")
-    (before,) = search.search(embedding, 5)
+    (before,) = search.by_words(embedding, 5)
     stage.read(slices[20:])
     assert (search.refresh(), search.searched) == (1, 1)
-    (after,) = search.search(embedding, 5)
+    (after,) = search.by_words(embedding, 5)
     assert after.hit != before.hit
     again = ArchiveSearch(stage.archive, stage.reader.identity.digest, by_slab=False)
     assert again.refresh() == 2
-    assert again.search(embedding, 5) == [after]
+    assert again.by_words(embedding, 5) == [after]
     assert (first / LANDMARKS).read_bytes() == stored
     other = ArchiveSearch(stage.archive, "ff" * 32, by_slab=False)
-    assert (other.refresh(), other.search(embedding, 5)) == (0, [])
+    assert (other.refresh(), other.by_words(embedding, 5)) == (0, [])
 
 
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 12))
@@ -121,14 +197,14 @@ def test_the_search_is_exact_over_blocks(tmp_path_factory: pytest.TempPathFactor
             vectors = rng.normal(size=(int(rng.integers(1, 13)), WIDTH)).astype(np.float32)
             own = folder / str(number)
             own.mkdir()
-            hits: list[dict[str, object]] = [{**HIT, "slice_index": n} for n in range(len(vectors))]
+            hits = [HIT.model_copy(update={"slice_index": n}) for n in range(len(vectors))]
             save_landmarks(own, vectors, hits, "ab")
-            search.add(name, "1.9", str(number), vectors, own)
+            search.add(name, "1.9", str(number), Landmarked(vectors), own)
             held[name] = vectors
     best = sorted(
         ((float((v @ query).max()), int((v @ query).argmax()), n) for n, v in held.items()), reverse=True
     )
-    found = search.search(query, k)
+    found = search.by_words(query, k)
     assert [f.study_instance_uid for f in found] == [name for _, _, name in best[:k]]
     assert [f.hit.slice_index for f in found] == [row for _, row, _ in best[:k]]
     np.testing.assert_allclose([f.score for f in found], [score for score, _, _ in best[:k]], atol=1e-5)
@@ -140,6 +216,7 @@ def test_a_study_whose_files_are_gone_is_left_out(tmp_path: Path) -> None:
     study = stage.read(series())
     stage.parts.search.refresh()
     (stage.folder(study) / LANDMARKS).unlink()
-    answer = stage.client.post("/query", json={"text": "liver"})
+    answer = stage.client.post("/query", json={"text": "Liver cyst."})
     assert (answer.status_code, answer.json()["hits"]) == (200, [])
+    assert stage.parts.search.by_words(stage.reader.embed(WORDS), 5) == []
     assert json.dumps(answer.json()["searched"]) == "1"
