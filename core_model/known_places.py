@@ -18,7 +18,7 @@ from core_model.detection import Seen
 from core_model.lesions import Component
 from core_model.reading import KnownPlace, point_lps
 
-MOST = 5  # of one abnormality
+MOST = 8  # of one abnormality; by development patients, our choice
 APART_MM = 30.0  # as places of a text (`core_model.ranking`)
 LEAST = 0.01  # probability of a peak that counts
 

@@ -1,8 +1,9 @@
 """A question's places in a study, best first: what masks knew of the dictionary, then where words agree.
 
 Where a text means an abnormality, its known places compete, by what the masks saw there and how well the
-place agrees with the text, with the place that agrees best; where it means an organ, the organ's own parts
-come first. Everything else, and every further place, is found by the agreement of cells and slabs alone.
+place, its size and its site in the organ agree with the text, with the place that agrees best; where it means
+an organ, the organ's own parts come first. Everything else, and every further place, is found by the
+agreement of cells and slabs alone.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ APART_MM = 30.0
 WORDS = 80.0  # of a cosine that is lower than the best of the study by 1, beside the logit of what was seen
 MOST_SEEN = 9.0  # logits beyond count no more
 SIZE = 10.0  # of a size that does not fit what the text states
-SITE = 4.0  # of a place far from the part of the organ that the text names
+SITE = 8.0  # of a place far from the part of the organ that the text names
 MOST_DOUBLINGS = 1.0  # from which a size does not fit at all
-UNSEEN = -4.0  # logit of the place that words alone would choose
+UNSEEN = -6.0  # logit of the place that words alone would choose
 GLOW_MM = 12.0  # standard deviation round a known place in a heat map
 DIMMED = 0.5  # agreement beside known places in a heat map
 

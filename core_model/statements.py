@@ -7,6 +7,7 @@ Our choice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from core_model.question import MEANT
 _FOR = ("There is {}.", "{} is seen.")
 _AGAINST = ("No {}.", "There is no {}.", "No evidence of {}.", "Negative for {}.", "{} is not seen.")
 _NORMAL = ("{}", "Normal {}.", "The {} is normal.", "The {} is unremarkable.")
+_THERE = re.compile(r"There (is|are) (?:an? )?")
 BATCH = 64  # sentences that are embedded at once
 
 
@@ -36,6 +38,18 @@ class Statement:
 
     name: str
     present: bool
+
+
+def negated(wording: str) -> str:
+    """What denies what a wording says, good enough to be near to sentences that do.
+
+    >>> negated("There is a kidney stone."), negated("Nephrolithiasis.")
+    ('There is no kidney stone.', 'No nephrolithiasis.')
+    """
+    there = _THERE.match(wording)
+    if there:
+        return f"There {there[1]} no {wording[there.end() :]}"
+    return f"No {wording[0].lower()}{wording[1:]}"
 
 
 class Statements:
@@ -92,7 +106,8 @@ class Statements:
             there = (entry.display, *entry.present, *(t.format(entry.display) for t in _FOR))
             wordings += there
             stated += [Statement(entry.name, True)] * len(there)
-            not_there = (*entry.absent, *(t.format(entry.display) for t in _AGAINST))
+            denied = (negated(wording) for wording in entry.present)
+            not_there = (*entry.absent, *(t.format(entry.display) for t in _AGAINST), *denied)
             wordings += not_there
             stated += [Statement(entry.name, False)] * len(not_there)
         for organ in organs():

@@ -60,7 +60,7 @@ def test_a_long_report_is_read_like_its_sentences(statements: Statements) -> Non
 
 
 def test_no_sentence_is_refused(statements: Statements) -> None:
-    with pytest.raises(ValueError, match="texts"):
+    with pytest.raises(ValueError, match="text is empty"):
         statements.of([])
 
 
