@@ -53,6 +53,12 @@ class Searchable:
         return any_in_plane(self.inside)
 
     @cached_property
+    def midline(self) -> float:
+        """The body's middle from right to left, LPS mm."""
+        middle = np.argwhere(self.inside).mean(0, keepdims=True)
+        return float(self.encoding.grid.map_indices_to_reference(middle)[0, 0])
+
+    @cached_property
     def planes(self) -> SlicePlanes:
         """Of its slices; ValueError where there is none."""
         return SlicePlanes(self.encoding.slices)

@@ -20,7 +20,7 @@ from core_model.anatomy import organ
 from core_model.localization import Cell, Floats, Searchable, agreement, any_in_plane, place_at
 from core_model.question import Question
 from core_model.reading import Localization, Place, PointLPS, StudyEncoding, point_lps
-from core_model.site_fit import site_misfit
+from core_model.site_fit import SiteFit
 
 SNIPPET_TEMPERATURE = 0.1  # of the softmax over slabs, RadFinder's (model.md 2.3)
 # Two places nearer than this are one: the neighbourhood that a place is judged by is 24 mm wide at
@@ -180,6 +180,9 @@ def _known(study: Searchable, question: Question, said: Floats) -> list[tuple[fl
         return _parts(study, organ(meaning.name).label)
     places = [known for known in study.encoding.known_places if known.abnormality == meaning.name]
     sized = any(known.diameter_mm is not None for known in places)
+    fit = None
+    if question.site is not None:
+        fit = SiteFit.of(study, question.site, organ(abnormality(meaning.name).organ).label)
     ranked: list[tuple[float, PointLPS | None]] = []
     for known in places:
         cell = study.cell_at(known.position_lps_mm)
@@ -189,9 +192,8 @@ def _known(study: Searchable, question: Question, said: Floats) -> list[tuple[fl
         weight += WORDS * (agrees - float(said.max()))
         if sized and question.size_mm is not None:
             weight -= SIZE * _misfit(question.size_mm, known.diameter_mm)
-        if question.site is not None:
-            label = organ(abnormality(meaning.name).organ).label
-            weight -= SITE * site_misfit(study, question.site, label, known.position_lps_mm)
+        if fit is not None:
+            weight -= SITE * fit.misfit(known.position_lps_mm)
         ranked.append((weight, known.position_lps_mm))
     if not ranked:
         return []

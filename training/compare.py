@@ -30,6 +30,7 @@ from training.summary import Summary
 from training.tables import show
 
 TUMOURS = "zero_shot_scan/tumours/auc"
+VECTORS = "retrieval_embedding/text_to_volume/r10"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ ROWS = (
     ),
     Row("report to scan, R@10", "retrieval/text_to_volume/r10", "retrieval/text_to_volume/r10", unit="share"),
     Row("scan to report, R@10", "retrieval/volume_to_text/r10", "retrieval/volume_to_text/r10", "share"),
+    Row("report to scan by one vector of each, R@10", VECTORS, VECTORS, "share"),
     Row(
         "snippet localization, mean absolute error",
         "localization/localize/mae_mm",

@@ -14,7 +14,7 @@ from core_model.localization import Searchable
 from core_model.question import Meaning, Question
 from core_model.ranking import ranked_places
 from core_model.reading import KnownPlace, point_lps
-from core_model.site_fit import site_misfit
+from core_model.site_fit import SiteFit
 from core_model.stated_site import HIGH, LOW, MIDDLE, Site, stated_site
 from tests.core_model.test_encoding import WIDTH, encoding_of
 
@@ -84,9 +84,12 @@ def test_a_place_fits_the_part_that_is_named(
     site = stated_site(text, "kidneys")
     assert site is not None
 
+    fit = SiteFit.of(study, site, organ("kidneys").label)
+    assert fit is not None
+
     def misfit(cell: tuple[int, int, int]) -> float:
         point = study.encoding.grid.map_indices_to_reference(np.array([cell], dtype=float))[0]
-        return site_misfit(study, site, organ("kidneys").label, point_lps(point))
+        return fit.misfit(point_lps(point))
 
     assert misfit(fits) == 0
     assert misfit(not_at_all) == 1
@@ -98,8 +101,10 @@ def test_of_an_organ_that_the_scan_cuts_heights_are_not_known() -> None:
     study = kidneys()
     site = Site(None, LOW)
     top = point_lps(study.encoding.grid.map_indices_to_reference(np.array([[11.0, 5, 4]]))[0])
-    assert site_misfit(study, site, organ("lung").label, top) == 0
-    assert site_misfit(study, site, organ("spleen").label, top) == 0, "it is not in the scan"
+    fit = SiteFit.of(study, site, organ("lung").label)
+    assert fit is not None
+    assert fit.misfit(top) == 0
+    assert SiteFit.of(study, site, organ("spleen").label) is None, "it is not in the scan"
 
 
 def test_of_two_known_places_the_one_in_the_named_part_comes_first() -> None:
