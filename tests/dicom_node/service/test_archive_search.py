@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_model.abnormality import abnormalities
 from core_model.encoding_file import load_encoding
 from core_model.landmarks import landmarks
 from core_model.localization import Searchable
@@ -98,15 +99,22 @@ def test_both_studies_are_found_with_their_place(stage: Stage, monkeypatch: pyte
 
 def test_what_the_text_means_is_looked_up_in_the_findings(stage: Stage) -> None:
     stage.parts.search.refresh()
-    body = stage.client.post("/query", json={"text": "Liver cyst.", "k": 10}).json()
+    documents = {
+        study: json.loads((stage.folder(study) / "reading.json").read_text(encoding="utf-8"))
+        for study in (STUDY, OBLIQUE)
+    }
+    seen = [
+        (f["abnormality"], study, f)
+        for study, document in documents.items()
+        for f in document["findings"]
+        if f["probability"] is not None and f["position_lps_mm"] is not None
+    ]
+    assert seen, "one of them shows an organ"
+    name = seen[0][0]
+    expected = {study: f for abnormality, study, f in seen if abnormality == name}
+    text = next(a.present[0] for a in abnormalities() if a.name == name)
+    body = stage.client.post("/query", json={"text": text, "k": 10}).json()
     assert body["by"] == "findings"
-    expected = {}
-    for study in (STUDY, OBLIQUE):
-        document = json.loads((stage.folder(study) / "reading.json").read_text(encoding="utf-8"))
-        (finding,) = (f for f in document["findings"] if f["abnormality"] == "liver_cyst")
-        if finding["probability"] is not None:
-            expected[study] = finding
-    assert expected, "one of them shows the liver"
     assert [hit["study_instance_uid"] for hit in body["hits"]] == sorted(
         expected, key=lambda uid: -expected[uid]["probability"]
     )
