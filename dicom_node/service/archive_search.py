@@ -12,6 +12,7 @@ a study's results, so a start only reads them. Uploaded volumes are not part of 
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK_ROWS = 1 << 16
 POLL_SECONDS = 1.0
+SPARE = 5  # studies beyond those asked for, because the files of some may be gone
 # A commit may become visible a little later than the time that it holds.
 OVERLAP_SECONDS = 60.0
 
@@ -178,9 +180,10 @@ class ArchiveSearch:
         """The `k` studies in whose readings an abnormality is most probable, with its evidence."""
         with self._lock:
             entries = [e for b in self._blocks for e in b.entries if e is not None]
-        likely = [(e.probability[abnormality], e) for e in entries if abnormality in e.probability]
-        likely.sort(key=lambda one: -one[0])
-        return _found([(probability, entry, abnormality) for probability, entry in likely], k)
+        # No ten thousand tuples: they would set off a collection of garbage, which takes longer than this.
+        shown = (e for e in entries if abnormality in e.probability)
+        likely = heapq.nlargest(k + SPARE, shown, key=lambda e: e.probability[abnormality])
+        return _found([(e.probability[abnormality], e, abnormality) for e in likely], k)
 
     def by_words(self, embedding: Floats, k: int) -> list[Found]:
         """The `k` studies with the places that are nearest to a unit vector (E,)."""
@@ -210,7 +213,7 @@ def means_finding(question: Question) -> bool:
 def _found(ranked: Sequence[tuple[float, _Entry, int | str]], k: int) -> list[Found]:
     """The first `k` whose files are still there, with their places out of these."""
     found: list[Found] = []
-    for score, entry, which in ranked[: k + 5]:
+    for score, entry, which in ranked[: k + SPARE]:
         hit = hit_of(entry.folder, which)
         if hit is not None and len(found) < k:
             hit.score = round(score, 6)
