@@ -20,10 +20,9 @@ from core_model.anatomy import organs
 from core_model.model import SightlineModel
 from core_model.stated_site import Site, stated_site
 from core_model.stated_size import stated_size_mm
+from core_model.wordings import Wordings
 
-# Cosine of sentence embeddings from which a text means an entry. Our choice: paraphrases ("pulmonary
-# nodule in the right lower lobe") lie above 0.7, texts about something else below 0.5.
-MEANT = 0.6
+Kind = Literal["abnormality", "organ"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Meaning:
     similarity: cosine of the text with the nearest wording of it.
     """
 
-    kind: Literal["abnormality", "organ"]
+    kind: Kind
     name: str
     similarity: float
 
@@ -60,6 +59,11 @@ class Question:
     meaning: Meaning | None = None
     size_mm: float | None = None
     site: Site | None = None
+
+    @property
+    def abnormality(self) -> str | None:
+        """The abnormality that the text means; None where it means an organ, or nothing."""
+        return self.meaning.name if self.meaning and self.meaning.kind == "abnormality" else None
 
 
 class Asker:
@@ -100,24 +104,14 @@ class Asker:
     def _meanings(self, sentences: torch.Tensor) -> list[Meaning | None]:
         if not self._searched:
             return [None] * len(sentences)
-        entries, wordings = self._dictionary
-        similarity, nearest = (sentences @ wordings.T).max(1)
-        meant = [entries[which] for which in nearest.tolist()]
-        return [
-            Meaning(kind, name, cosine) if cosine >= MEANT else None
-            for (kind, name), cosine in zip(meant, similarity.tolist(), strict=True)
-        ]
+        found = self._wordings.nearest(sentences)
+        return [Meaning(*one[0], similarity=one[1]) if one else None for one in found]
 
     @cached_property
-    def _dictionary(self) -> tuple[list[tuple[Literal["abnormality", "organ"], str]], torch.Tensor]:
-        """What each wording means, and (N, W) the wordings' sentence embeddings."""
-        meanings: list[tuple[Literal["abnormality", "organ"], str]] = []
-        wordings: list[str] = []
+    def _wordings(self) -> Wordings[tuple[Kind, str]]:
+        """Of what is searched and of the organs."""
+        said: list[tuple[tuple[Kind, str], str]] = []
         for entry in self._searched:
-            for wording in (entry.display, *entry.present):
-                meanings.append(("abnormality", entry.name))
-                wordings.append(wording)
-        for organ in organs():
-            meanings.append(("organ", organ.name))
-            wordings.append(organ.display)
-        return meanings, self._model.text(wordings)
+            said += [(("abnormality", entry.name), w) for w in (entry.display, *entry.present)]
+        said += [(("organ", organ.name), organ.display) for organ in organs()]
+        return Wordings(self._model, said)

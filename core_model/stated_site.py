@@ -90,14 +90,9 @@ def stated_site(text: str, organ: str) -> Site | None:
     (0.2, 0.8)
     """
     side = _side(text) if organ in PAIRED else None
-    upward, leftward = _vertebra(text, organ), None
-    for organs, words, *shares in _RULES:
-        if organ in organs and words.search(text):
-            upward, leftward = shares
-            break
-    else:
-        if upward is None:
-            upward = next((share for words, share in _LEVELS if words.search(text)), None)
+    rules = (shares for organs, words, *shares in _RULES if organ in organs and words.search(text))
+    levels = (share for words, share in _LEVELS if words.search(text))
+    upward, leftward = next(rules, (_vertebra(text, organ) or next(levels, None), None))
     site = Site(side, upward, leftward)
     return None if site == Site() else site
 

@@ -17,13 +17,12 @@ import torch
 from core_model.abnormality import Abnormality
 from core_model.anatomy import organs
 from core_model.model import SightlineModel
-from core_model.question import MEANT
+from core_model.wordings import Wordings
 
 _FOR = ("There is {}.", "{} is seen.")
 _AGAINST = ("No {}.", "There is no {}.", "No evidence of {}.", "Negative for {}.", "{} is not seen.")
 _NORMAL = ("{}", "Normal {}.", "The {} is normal.", "The {} is unremarkable.")
 _THERE = re.compile(r"There (is|are) (?:an? )?")
-BATCH = 64  # sentences that are embedded at once
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,9 @@ class Statements:
         ------
         ValueError: if there is no sentence or one is blank.
         """
-        stated, wordings = self._dictionary
         with torch.inference_mode():
-            parts = [sentences[i : i + BATCH] for i in range(0, len(sentences), BATCH)]
-            embedded = torch.cat([self._model.text(part) for part in parts or [sentences]])  # (T, W)
-            similarity, nearest = (embedded @ wordings.T).max(1)
-        return [
-            stated[which] if cosine >= MEANT else None
-            for which, cosine in zip(nearest.tolist(), similarity.tolist(), strict=True)
-        ]
+            found = self._wordings.nearest(self._model.text(sentences))
+        return [one[0] if one else None for one in found]
 
     def of_report(self, sentences: Sequence[str]) -> dict[str, bool]:
         """Abnormality -> whether the report says that it is there; without those that it does not mention.
@@ -98,20 +91,14 @@ class Statements:
         return found
 
     @cached_property
-    def _dictionary(self) -> tuple[list[Statement | None], torch.Tensor]:
-        """What each wording states (None: nothing, it names a healthy organ), and (N, W) its embedding."""
-        stated: list[Statement | None] = []
-        wordings: list[str] = []
+    def _wordings(self) -> Wordings[Statement | None]:
+        """Wordings for and against what is searched; those of a healthy organ state nothing."""
+        said: list[tuple[Statement | None, str]] = []
         for entry in self._searched:
             there = (entry.display, *entry.present, *(t.format(entry.display) for t in _FOR))
-            wordings += there
-            stated += [Statement(entry.name, True)] * len(there)
             denied = (negated(wording) for wording in entry.present)
             not_there = (*entry.absent, *(t.format(entry.display) for t in _AGAINST), *denied)
-            wordings += not_there
-            stated += [Statement(entry.name, False)] * len(not_there)
-        for organ in organs():
-            wordings += [t.format(organ.display) for t in _NORMAL]
-            stated += [None] * len(_NORMAL)
-        with torch.inference_mode():
-            return stated, self._model.text(wordings)
+            said += [(Statement(entry.name, True), wording) for wording in there]
+            said += [(Statement(entry.name, False), wording) for wording in not_there]
+        said += [(None, t.format(organ.display)) for organ in organs() for t in _NORMAL]
+        return Wordings(self._model, said)

@@ -103,6 +103,7 @@ class Summary:
         }
         self.lesions = Lesions(self.records, self.verdicts, thresholds)
         self.localization = Localizations(self.records)
+        _, self._reports = np.unique([r.words.report for r in self.records], return_inverse=True)
         self.retrieved = self._retrieve(thresholds.prior or {})
         self._sections: list[Section] = [
             self._organs(),
@@ -222,9 +223,13 @@ class Summary:
             similarity["retrieval"] = reports @ np.array([scan_vector(f, prior, names) for f in found]).T
         else:
             similarity["retrieval"] = similarity["retrieval_embedding"]
-        _, groups = np.unique([w.report for w in words], return_inverse=True)
-        self.distinct_reports = int(groups.max()) + 1
-        return {name: (ranks(own, groups), ranks(own.T, groups)) for name, own in similarity.items()}
+        same = self._reports
+        return {name: (ranks(own, same), ranks(own.T, same)) for name, own in similarity.items()}
+
+    @property
+    def distinct_reports(self) -> int:
+        """How many of the reports differ from one another."""
+        return int(self._reports.max()) + 1
 
     def _retrieval(self, weights: Array) -> Figures:
         """Ranks stay those among all patients: a drawn patient is no further candidate."""

@@ -172,8 +172,8 @@ class ArchiveSearch:
 
         By a finding, studies that do not show its organ are none of them.
         """
-        if question.meaning is not None and means_finding(question):
-            return self.by_finding(question.meaning.name, k)
+        if question.abnormality is not None:
+            return self.by_finding(question.abnormality, k)
         return self.by_words(question.embedding, k)
 
     def by_finding(self, abnormality: str, k: int) -> list[Found]:
@@ -203,11 +203,6 @@ class ArchiveSearch:
                     ranked.append((float(best[n]), entry, row))
         ranked.sort(key=lambda found: -found[0])
         return _found(ranked, k)
-
-
-def means_finding(question: Question) -> bool:
-    """Whether a text means an abnormality, so that readings know of it."""
-    return question.meaning is not None and question.meaning.kind == "abnormality"
 
 
 def _found(ranked: Sequence[tuple[float, _Entry, int | str]], k: int) -> list[Found]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from dicom_node.service.archive_search import means_finding
 from dicom_node.service.errors import described
 from dicom_node.service.models import AskedStudies, StudyHit, StudyHits
 from dicom_node.service.parts import Shared
@@ -28,7 +27,7 @@ def query(parts: Shared, asked: AskedStudies) -> StudyHits:
         text=asked.text,
         model=model_of(now),
         searched=now.search.searched,
-        by="findings" if means_finding(question) else "words",
+        by="words" if question.abnormality is None else "findings",
         hits=[
             StudyHit(
                 study_instance_uid=one.study_instance_uid,

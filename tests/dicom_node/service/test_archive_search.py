@@ -75,7 +75,7 @@ def test_all_places_alike_are_one_landmark_and_no_body_is_an_error() -> None:
 
 
 def test_both_studies_are_found_with_their_place(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core_model.question.MEANT", 2.0)  # to the tiny model all texts are much alike
+    monkeypatch.setattr("core_model.wordings.MEANT", 2.0)  # to the tiny model all texts are much alike
     stage.parts.search.refresh()
     answer = stage.client.post("/query", json={"text": WORDS, "k": 10})
     assert answer.status_code == 200, answer.text
