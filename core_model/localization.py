@@ -59,14 +59,37 @@ class Searchable:
         return float(self.encoding.grid.map_indices_to_reference(middle)[0, 0])
 
     @cached_property
+    def _to_index(self) -> npt.NDArray[np.float64]:
+        """(4, 4) from LPS to cells: highdicom inverts the affine anew for every position."""
+        return np.asarray(self.encoding.grid.inverse_affine)
+
+    @cached_property
+    def _to_point(self) -> npt.NDArray[np.float64]:
+        """(4, 4) from cells to LPS."""
+        return np.asarray(self.encoding.grid.affine)
+
+    def index_of(self, position_lps_mm: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """(3,) where on the grid a position is, in cells."""
+        index: npt.NDArray[np.float64] = self._to_index[:3, :3] @ np.asarray(
+            position_lps_mm, dtype=np.float64
+        )
+        return index + self._to_index[:3, 3]
+
+    def point_at(self, index: npt.ArrayLike) -> PointLPS:
+        """The position of a place on the grid, (3,) in cells."""
+        moved = self._to_point[:3, :3] @ np.asarray(index, dtype=np.float64)
+        return point_lps(moved + self._to_point[:3, 3])
+
+    @cached_property
     def planes(self) -> SlicePlanes:
         """Of its slices; ValueError where there is none."""
         return SlicePlanes(self.encoding.slices)
 
     def cell_at(self, position_lps_mm: PointLPS) -> Cell:
         """The cell that holds a position; the nearest one where it lies outside of the grid."""
-        index = self.encoding.grid.map_reference_to_indices(np.array([position_lps_mm]))[0]
-        z, y, x = np.clip(np.rint(index), 0, np.array(self.inside.shape) - 1).astype(int)
+        z, y, x = np.clip(np.rint(self.index_of(position_lps_mm)), 0, np.array(self.inside.shape) - 1).astype(
+            int
+        )
         return int(z), int(y), int(x)
 
     def cosine(self, embedding: Floats) -> Floats:
@@ -82,11 +105,12 @@ class Searchable:
 
     def smoothed_layer(self, embedding: Floats, layer: int) -> Floats:
         """(h, w): one layer of `smoothed` of `cosine`, for the cost of three."""
-        low, high = max(0, layer - 1), min(len(self.inside), layer + 2)
-        block = np.zeros(self.inside[low:high].shape, dtype=np.float32)
-        cells = slice(self._first[low], self._first[high])
-        block.reshape(-1)[self._where[cells] - low * block[0].size] = self._cells[cells] @ embedding
-        mean = ndimage.uniform_filter(block, 3)[layer - low] / self._weight[layer]
+        total = np.zeros(self.inside[layer].size, dtype=np.float32)
+        # Beyond an end of the grid its last layer counts once more, as in `smoothed`.
+        for near in np.clip((layer - 1, layer, layer + 1), 0, len(self.inside) - 1).tolist():
+            cells = slice(self._first[near], self._first[near + 1])
+            total[self._where[cells] - near * total.size] += self._cells[cells] @ embedding
+        mean = ndimage.uniform_filter(total.reshape(self.inside[layer].shape), 3) / 3 / self._weight[layer]
         return np.where(self.inside[layer], mean, np.float32(-1.0))
 
     def neighbourhoods(self) -> Floats:
@@ -150,9 +174,7 @@ def place_at(
     position_lps_mm: where exactly; None for the cell's centre.
     slab_scores: (d,); None where slabs were not asked.
     """
-    encoding = study.encoding
-    middle = encoding.grid.map_indices_to_reference(np.array([cell], float))[0]
-    position = position_lps_mm or point_lps(middle)
+    position = position_lps_mm or study.point_at(cell)
     number, reference = study.planes.nearest(position)
     found = Localization(
         text=text,
@@ -163,10 +185,9 @@ def place_at(
         organ=_organ_name(int(study.nearest_organ[cell])),
         slab_scores=np.zeros(0, np.float32) if slab_scores is None else slab_scores.astype(np.float32),
     )
-    _, row, column = encoding.grid.map_reference_to_indices(np.array([position]))[0]
-    ends = np.array([[cell[0] + half, row, column] for half in (-0.5, 0.5)])
-    low, high = encoding.grid.map_indices_to_reference(ends)
-    return Place(rank, found, (point_lps(low), point_lps(high)))
+    _, row, column = study.index_of(position)
+    low, high = (study.point_at((cell[0] + half, row, column)) for half in (-0.5, 0.5))
+    return Place(rank, found, (low, high))
 
 
 def any_in_plane(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

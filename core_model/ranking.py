@@ -19,7 +19,7 @@ from core_model.abnormality import abnormality
 from core_model.anatomy import organ
 from core_model.localization import Cell, Floats, Searchable, agreement, any_in_plane, place_at
 from core_model.question import Question
-from core_model.reading import Localization, Place, PointLPS, StudyEncoding, point_lps
+from core_model.reading import Localization, Place, PointLPS, StudyEncoding
 from core_model.site_fit import SiteFit
 
 SNIPPET_TEMPERATURE = 0.1  # of the softmax over slabs, RadFinder's (model.md 2.3)
@@ -107,7 +107,7 @@ class _Search:
             cell = self._study.cell_at(position)
             if self.free[cell]:
                 self._add(cell, position)
-                self.free[_near(self._study.encoding, position, self._apart_mm)] = False
+                self._leave(position)
         elif self._by_slab:
             open_layers = any_in_plane(self.free)
             layer = int(np.where(open_layers, self.scores, -np.inf).argmax())
@@ -115,13 +115,22 @@ class _Search:
             _, row, column = _best(smooth[None], self.free[layer : layer + 1])
             cell = (layer, row, column)
             axial = _between(self.scores, layer, open_layers)
-            self._add(cell, _point(self._study.encoding, (axial, *cell[1:])))
+            self._add(cell, self._study.point_at((axial, *cell[1:])))
             self.free[_near_layers(self._study.encoding, layer, self._apart_mm)] = False
         else:
             cell = _best(self.smooth, self.free)
-            middle = _point(self._study.encoding, cell)
+            middle = self._study.point_at(cell)
             self._add(cell, middle)
-            self.free[_near(self._study.encoding, middle, self._apart_mm)] = False
+            self._leave(middle)
+
+    def _leave(self, position: PointLPS) -> None:
+        """Take away the cells whose centres are nearer to a position than `apart_mm`."""
+        apart = max(self._apart_mm, 1e-3)
+        centre, reach = self._study.index_of(position), apart / np.array(self._study.encoding.grid.spacing)
+        low = np.clip(np.ceil(centre - reach), 0, self.free.shape).astype(int)
+        high = np.clip(np.floor(centre + reach) + 1, low, self.free.shape).astype(int)
+        box = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+        self.free[box] &= _squared_mm(self._study, position, box) >= apart**2
 
     def _add(self, cell: Cell, position: PointLPS) -> None:
         place = place_at(
@@ -156,7 +165,7 @@ def heat(study: Searchable, question: Question, *, by_slab: bool = False) -> Flo
     shown = share if leader is None else DIMMED * share
     for weight, position in ranked:
         if position is not None:
-            gap = _squared_mm(study.encoding, position)
+            gap = _squared_mm(study, position)
             glow = np.exp(weight - best - (gap - gap.min()) / (2 * GLOW_MM**2))
             shown = np.maximum(shown, np.where(study.inside, glow, 0.0))
     return shown.astype(np.float32)
@@ -214,13 +223,8 @@ def _parts(study: Searchable, label: int) -> list[tuple[float, PointLPS | None]]
     for number in range(1, count + 1):
         own = np.argwhere(parts == number)
         middle = own[((own - own.mean(0)) ** 2).sum(1).argmin()]
-        middles.append((float(np.log(len(own))), _point(study.encoding, middle)))
+        middles.append((float(np.log(len(own))), study.point_at(middle)))
     return sorted(middles, key=lambda one: -one[0])
-
-
-def _point(encoding: StudyEncoding, index: npt.ArrayLike) -> PointLPS:
-    """LPS of a place on the encoding's grid, in cells."""
-    return point_lps(encoding.grid.map_indices_to_reference(np.array([index], dtype=np.float64))[0])
 
 
 def _best(values: Floats, among: npt.NDArray[np.bool_]) -> Cell:
@@ -229,16 +233,12 @@ def _best(values: Floats, among: npt.NDArray[np.bool_]) -> Cell:
     return int(layer), int(row), int(column)
 
 
-def _near(encoding: StudyEncoding, position: PointLPS, apart_mm: float) -> npt.NDArray[np.bool_]:
-    """(d, h, w) bool: the cells whose centres are nearer to a position than `apart_mm`."""
-    return _squared_mm(encoding, position) < max(apart_mm, 1e-3) ** 2
-
-
-def _squared_mm(encoding: StudyEncoding, position: PointLPS) -> npt.NDArray[np.float64]:
-    """(d, h, w) squared distances of the cells' centres from a position."""
-    centre = encoding.grid.map_reference_to_indices(np.array([position]))[0]
-    axes = np.ogrid[tuple(slice(0, n) for n in encoding.grid.spatial_shape)]
-    gaps = zip(axes, centre, encoding.grid.spacing, strict=True)
+def _squared_mm(
+    study: Searchable, position: PointLPS, box: tuple[slice, ...] | None = None
+) -> npt.NDArray[np.float64]:
+    """(d, h, w) squared distances of the cells' centres from a position; of those in `box`, where given."""
+    axes = np.ogrid[box or tuple(slice(0, n) for n in study.inside.shape)]
+    gaps = zip(axes, study.index_of(position), study.encoding.grid.spacing, strict=True)
     return np.asarray(sum(((axis - c) * mm) ** 2 for axis, c, mm in gaps))
 
 

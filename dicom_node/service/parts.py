@@ -72,7 +72,7 @@ class Parts:
                 keeper.join(timeout=5)
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:  # a plain function would cost a change of threads
     return cast(Parts, request.app.state.parts)
 
 
