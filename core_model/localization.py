@@ -107,7 +107,7 @@ class Searchable:
         """(h, w): one layer of `smoothed` of `cosine`, for the cost of three."""
         total = np.zeros(self.inside[layer].size, dtype=np.float32)
         # Beyond an end of the grid its last layer counts once more, as in `smoothed`.
-        for near in np.clip((layer - 1, layer, layer + 1), 0, len(self.inside) - 1).tolist():
+        for near in (max(layer - 1, 0), layer, min(layer + 1, len(self.inside) - 1)):
             cells = slice(self._first[near], self._first[near + 1])
             total[self._where[cells] - near * total.size] += self._cells[cells] @ embedding
         mean = ndimage.uniform_filter(total.reshape(self.inside[layer].shape), 3) / 3 / self._weight[layer]

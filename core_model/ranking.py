@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.special import logit, softmax
+from scipy.special import logit
 
 from core_model.abnormality import abnormality
 from core_model.anatomy import organ
@@ -256,4 +256,5 @@ def _between(scores: Floats, layer: int, free: npt.NDArray[np.bool_]) -> float:
     """
     near = np.arange(max(0, layer - 1), min(len(scores), layer + 2))
     near = near[free[near]]
-    return float((softmax(scores[near] / SNIPPET_TEMPERATURE) * near).sum())
+    weight = np.exp((scores[near] - scores[layer]) / SNIPPET_TEMPERATURE)  # a softmax, but for its sum
+    return float((weight * near).sum() / weight.sum())

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -23,21 +25,31 @@ from dicom_node.service.uploads import upload_folder
 
 
 @dataclass(frozen=True)
-class Held:
-    """The results of the newest read generation of a study, or of an upload.
+class Results:
+    """Where the results of the newest read generation of a study, or of an upload, lie.
 
     Attributes
     ----------
     study_instance_uid: as in paths.
     key: of the reading; another key means other results.
     folder: where its files lie.
-    slices: what names the slices that were read (`dicom_node.instances.Instance.reference`), in
-        slice order; none for an upload.
     """
 
     study_instance_uid: str
     key: str
     folder: Path
+
+
+@dataclass(frozen=True)
+class Held(Results):
+    """Results with the slices that they are of.
+
+    Attributes
+    ----------
+    slices: what names the slices that were read (`dicom_node.instances.Instance.reference`), in
+        slice order; none for an upload.
+    """
+
     slices: tuple[str, ...]
 
     @property
@@ -106,6 +118,26 @@ def study_of_series(archive: Archive, series_instance_uid: str) -> Study:
     return _uploaded(upload)
 
 
+@cache
+def _newest_reading() -> sa.Select[Any]:
+    """The reading of the newest read generation of study ``uid``; composed once, every question asks it."""
+    return (
+        sa.select(Generation.reading_key)
+        .where(Generation.study_instance_uid == sa.bindparam("uid"), Generation.state == "read")
+        .order_by(Generation.number.desc())
+        .limit(1)
+    )
+
+
+def results(archive: Archive, study_instance_uid: str) -> Results:
+    """Where the results of a study lie; raises as `held`, which costs more."""
+    with archive.index.reading() as session:
+        key: str | None = session.scalar(_newest_reading(), {"uid": study_instance_uid})
+    if key is None:
+        return held(archive, study_instance_uid)
+    return Results(study_instance_uid, key, results_folder(archive, key))
+
+
 def held(archive: Archive, study_instance_uid: str) -> Held:
     """The results of a study.
 
@@ -114,7 +146,7 @@ def held(archive: Archive, study_instance_uid: str) -> Held:
     ApiError: 404, no such study; 409, it is not read, and the error says how far it is.
     """
     with archive.index.reading() as session:
-        newest = session.execute(  # two columns of a wide row: every question comes by here
+        newest = session.execute(
             sa.select(Generation.reading_key, Generation.sop_instance_uids)
             .where(Generation.study_instance_uid == study_instance_uid, Generation.state == "read")
             .order_by(Generation.number.desc())

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from core_model.encoding_file import EncodingError, load_encoding
 from core_model.localization import Searchable
 from dicom_node.reading_files import ENCODING
-from dicom_node.service.catalogue import Held
+from dicom_node.service.catalogue import Results
 from dicom_node.service.errors import ApiError
 
 
@@ -31,7 +31,7 @@ class EncodingCache:
         self._loading: dict[str, threading.Lock] = {}
         self.loads = 0
 
-    def get(self, held: Held) -> Searchable:
+    def get(self, held: Results) -> Searchable:
         """The encoding of a study, ready to be asked.
 
         Raises
@@ -60,7 +60,7 @@ class EncodingCache:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
-    def _load(self, held: Held) -> Searchable:
+    def _load(self, held: Results) -> Searchable:
         try:
             loaded = Searchable(load_encoding(held.folder / ENCODING))
         except EncodingError:

@@ -37,7 +37,7 @@ def searchable(parts: Parts, study_uid: str) -> tuple[Searchable, Answerer]:
     ------
     ApiError: 404 or 409, the study is not known, not read, or was read by a model that is gone.
     """
-    study = parts.encodings.get(catalogue.held(parts.archive, study_uid))
+    study = parts.encodings.get(catalogue.results(parts.archive, study_uid))
     answerer = parts.answering.by(study.encoding.model)
     if not study.inside.any():
         raise ApiError(409, "the stored encoding of the study shows no body", "send the study again")
