@@ -70,10 +70,8 @@ class Searchable:
 
     def index_of(self, position_lps_mm: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """(3,) where on the grid a position is, in cells."""
-        index: npt.NDArray[np.float64] = self._to_index[:3, :3] @ np.asarray(
-            position_lps_mm, dtype=np.float64
-        )
-        return index + self._to_index[:3, 3]
+        turned = self._to_index[:3, :3] @ np.asarray(position_lps_mm, dtype=np.float64)
+        return np.asarray(turned + self._to_index[:3, 3])
 
     def point_at(self, index: npt.ArrayLike) -> PointLPS:
         """The position of a place on the grid, (3,) in cells."""
@@ -87,9 +85,8 @@ class Searchable:
 
     def cell_at(self, position_lps_mm: PointLPS) -> Cell:
         """The cell that holds a position; the nearest one where it lies outside of the grid."""
-        z, y, x = np.clip(np.rint(self.index_of(position_lps_mm)), 0, np.array(self.inside.shape) - 1).astype(
-            int
-        )
+        index, last = np.rint(self.index_of(position_lps_mm)), np.array(self.inside.shape) - 1
+        z, y, x = np.clip(index, 0, last).astype(int)
         return int(z), int(y), int(x)
 
     def cosine(self, embedding: Floats) -> Floats:

@@ -119,10 +119,10 @@ def study_of_series(archive: Archive, series_instance_uid: str) -> Study:
 
 
 @cache
-def _newest_reading() -> sa.Select[Any]:
-    """The reading of the newest read generation of study ``uid``; composed once, every question asks it."""
+def _newest_read(*more: Any) -> sa.Select[Any]:
+    """The reading, and `more`, of the newest read generation of study ``uid``; composed once."""
     return (
-        sa.select(Generation.reading_key)
+        sa.select(Generation.reading_key, *more)
         .where(Generation.study_instance_uid == sa.bindparam("uid"), Generation.state == "read")
         .order_by(Generation.number.desc())
         .limit(1)
@@ -131,11 +131,7 @@ def _newest_reading() -> sa.Select[Any]:
 
 def results(archive: Archive, study_instance_uid: str) -> Results:
     """Where the results of a study lie; raises as `held`, which costs more."""
-    with archive.index.reading() as session:
-        key: str | None = session.scalar(_newest_reading(), {"uid": study_instance_uid})
-    if key is None:
-        return held(archive, study_instance_uid)
-    return Results(study_instance_uid, key, results_folder(archive, key))
+    return _results(archive, study_instance_uid)[0]
 
 
 def held(archive: Archive, study_instance_uid: str) -> Held:
@@ -145,19 +141,21 @@ def held(archive: Archive, study_instance_uid: str) -> Held:
     ------
     ApiError: 404, no such study; 409, it is not read, and the error says how far it is.
     """
+    found, newest = _results(archive, study_instance_uid, Generation.sop_instance_uids)
+    slices = () if newest is None else tuple(newest.sop_instance_uids or ())
+    return Held(found.study_instance_uid, found.key, found.folder, slices)
+
+
+def _results(archive: Archive, study_instance_uid: str, *more: Any) -> tuple[Results, sa.Row[Any] | None]:
+    """Results, and what was asked of their generation; None of an upload. Raises as `held`."""
     with archive.index.reading() as session:
-        newest = session.execute(
-            sa.select(Generation.reading_key, Generation.sop_instance_uids)
-            .where(Generation.study_instance_uid == study_instance_uid, Generation.state == "read")
-            .order_by(Generation.number.desc())
-            .limit(1)
-        ).first()
+        newest = session.execute(_newest_read(*more), {"uid": study_instance_uid}).first()
         upload = session.get(Upload, study_instance_uid) if newest is None else None
     if newest is not None and newest.reading_key is not None:
         folder = results_folder(archive, newest.reading_key)
-        return Held(study_instance_uid, newest.reading_key, folder, tuple(newest.sop_instance_uids or ()))
+        return Results(study_instance_uid, newest.reading_key, folder), newest
     if upload is not None:
-        return Held(study_instance_uid, upload.key, upload_folder(archive, upload.key), ())
+        return Results(study_instance_uid, upload.key, upload_folder(archive, upload.key)), None
     known = study(archive, study_instance_uid)
     reason = f" ({known.reason})" if known.reason else ""
     cure = "send the study again, complete and readable" if known.state in UNREAD else "ask again in a while"
