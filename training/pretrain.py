@@ -90,7 +90,9 @@ def run_command(
         metavar="K",
         help="pass a process's share of a batch through the model in K goes; losses keep the whole batch",
     )
-    where.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where it is fast")
+    where.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where it is fast and right"
+    )
     where.add_argument("--batch", type=int, help="crops of a step, all processes together")
     args = parser.parse_args(arguments)
     try:

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
+from torch import nn
 
 from tests.training import tiny_run
 from tests.training.small_shards import small_shards
@@ -161,3 +162,22 @@ def test_a_batch_that_cannot_be_divided() -> None:
 def test_a_placement_that_makes_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"1 is the least|choose of auto, "):
         Placement(**wrong)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_of_the_precision_that_is_chosen_are_the_same_each_time(threads: int) -> None:
+    """What oneDNN does in bfloat16 on some processors: a gradient of memory that nobody has written."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    convolution = nn.Conv3d(16, 8, 3, padding=1, bias=False)
+    x = torch.linspace(-1, 1, 16 * 12).reshape(1, 16, 2, 2, 3)
+    gradients = []
+    for _ in range(8):
+        junk = [torch.full((10**k,), torch.nan) for k in range(3, 7)]
+        del junk  # what is allocated next lies there
+        convolution.zero_grad()
+        with Placement().autocast(torch.device("cpu")):
+            convolution(x.clone().requires_grad_()).float().square().sum().backward()
+        gradients.append(convolution.weight.grad)
+    torch.set_num_threads(before)
+    assert all(torch.equal(g, gradients[0]) for g in gradients)
