@@ -99,7 +99,7 @@ class Reader:
         self._model = checkpoint.model.to(device)
         self._model.channels_last()
         self._detector = Detector(self._model, self.abnormalities, device)
-        self._asker = Asker(self._model, self.abnormalities)
+        self._asker = Asker(self._model, self.abnormalities, bf16=bf16)
         self._statements = Statements(self._model, self.abnormalities)
 
     @classmethod

@@ -101,4 +101,4 @@ class Statements:
             said += [(Statement(entry.name, True), wording) for wording in there]
             said += [(Statement(entry.name, False), wording) for wording in not_there]
         said += [(None, t.format(organ.display)) for organ in organs() for t in _NORMAL]
-        return Wordings(self._model, said)
+        return Wordings(self._model.text, said)

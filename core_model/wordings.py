@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from core_model.model import SightlineModel
+from core_model.text_encoder import TextEncoder
 
 # Cosine of sentence embeddings from which a text means an entry. Our choice: paraphrases ("pulmonary
 # nodule in the right lower lobe") lie above 0.7, texts about something else below 0.5.
@@ -24,14 +24,14 @@ class Wordings(Generic[Entry]):
 
     Parameters
     ----------
-    model: whose sentence encoder reads them.
+    text: reads them; the same that embeds the sentences.
     said: what each wording stands for, and the wording; one at least.
     """
 
-    def __init__(self, model: SightlineModel, said: Sequence[tuple[Entry, str]]) -> None:
+    def __init__(self, text: TextEncoder, said: Sequence[tuple[Entry, str]]) -> None:
         self._entries = [entry for entry, _ in said]
         with torch.inference_mode():
-            self._embedded = model.text([wording for _, wording in said])  # (N, W)
+            self._embedded = text([wording for _, wording in said])  # (N, W)
 
     def nearest(self, sentences: torch.Tensor) -> list[tuple[Entry, float] | None]:
         """Of (T, W) sentence embeddings what each means, with its cosine; None below `MEANT`."""
