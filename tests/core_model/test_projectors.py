@@ -120,7 +120,7 @@ def test_separate_projectors_through_checkpoint_and_reader(tmp_path: Path) -> No
     np.testing.assert_allclose(lengths, 1, atol=1e-4)
     found = reader.localize(encoding, "Liver cyst.")
     np.testing.assert_allclose(
-        found.slab_scores, encoding.slab_features @ reader.embed("Liver cyst."), atol=1e-5
+        found.slab_scores, encoding.slab_features @ reader.question("Liver cyst.").embedding, atol=1e-5
     )
     layer = int(encoding.grid.map_reference_to_indices(np.array([found.position_lps_mm]))[0][0].round())
     assert found.score == pytest.approx(float(found.slab_scores[layer]))
