@@ -125,7 +125,7 @@ def test_separate_projectors_through_checkpoint_and_reader(tmp_path: Path) -> No
     layer = int(encoding.grid.map_reference_to_indices(np.array([found.position_lps_mm]))[0][0].round())
     assert found.score == pytest.approx(float(found.slab_scores[layer]))
     assert reader.localize(encoding, "The weather.").score == pytest.approx(
-        float((encoding.slab_features @ reader.embed("The weather.")).max())
+        float((encoding.slab_features @ reader.question("The weather.").embedding).max())
     )
     report = reader.embed_report(["Liver cyst.", "No renal mass."])
     assert np.linalg.norm(report) == pytest.approx(1, abs=1e-5)
