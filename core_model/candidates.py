@@ -1,9 +1,9 @@
-"""Whole lesion candidates: what is seen of each, and the network that judges it.
+"""Candidates: the places where an organ may have a tumour, and the outline of each.
 
-A voxel's mask knows a lesion by contrast; a vessel beside the liver, the rim of a cyst or an uneven
-patch have contrast too. What tells them apart is seen on the whole piece: its size and shape, what
-lies around it, how far it stands out of its organ. The judge corrects the score that the mask gave,
-text by text, as the masks are made. It draws no mask. Our choice; neither paper judges candidates.
+Wherever the mask of any abnormality of an organ peaks there may be a lesion: a tumour that its own mask
+hardly shows often stands out in that of a cyst. And wherever the image has a lump, dark or bright: a nodule
+that is a few voxels large may have no peak of its own. What is one is for the judge to say; nothing is
+decided here. Our choice; neither paper has candidates.
 """
 
 from __future__ import annotations
@@ -14,183 +14,143 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from scipy import ndimage
-from torch import nn
 
-from core_model.anatomy import organ
-from core_model.grounding import LESION_TOP_VOXELS, PROBABILITY_LIMIT
-from core_model.lesions import Component, components
-from core_model.masks import Region
+from core_model.lumps import LUMP_SCALES
+from core_model.place_features import LOGITS, RADII, UNBOUNDED, OrganView, cube_means, directions
 from core_model.volume import bounding_slices
 
-SHAPE_CHANNELS = 16  # of `CandidateView.describe`: score, size, shape and grey values
-MAX_CANDIDATES = 60  # of one kind in one study that are judged; those with the highest scores
-MIN_VOXELS = 2
-HIDDEN = 64
-DROPOUT = 0.3
-MARGIN = 4  # voxels of surroundings that are looked at
-HU_STEP = 20.0  # differences in HU that become 1
-HU_LEVEL = 50.0  # grey values that become 1
-AROUND_HU = (-100.0, 250.0)  # surroundings count as no darker and no brighter than this
+OWN_PEAKS, OTHER_PEAKS = 40, 20  # of a tumour's own mask, of each other abnormality's of the organ
+LUMPS, FINE_LUMPS = 25, 60  # of each size and sign, the most curved; of the smallest bright ones
+APART = 2.5  # voxels between two places
+BOX = 12  # voxels that an outline may reach in each direction
+HALF = 0.5  # of what a mask or a grey value stands out by: where an outline ends
+SHARPNESS = 12.0  # how little an outline's reach in one direction says of others
+LONGEST = 2.0  # reach in one direction, as a multiple of the middle one of all
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
-
-
-def evidence(score: float) -> float:
-    """Logit of a component's score, finite.
-
-    >>> evidence(0.5), round(evidence(1.0), 2)
-    (0.0, 9.21)
-    """
-    inside = min(max(score, PROBABILITY_LIMIT), 1 - PROBABILITY_LIMIT)
-    return float(np.log(inside / (1 - inside)))
+Indices = npt.NDArray[np.int64]
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
-class CandidateView:
-    """What a scan or a window shows of its candidates; all on one grid of (D, H, W) voxels.
+class Candidate:
+    """A place that may be a tumour.
 
     Attributes
     ----------
-    hu: (D, H, W) Hounsfield units.
-    dense: (C, D, H, W) the point decoder's features.
-    organ_probability: (1 + O, D, H, W).
+    place: voxel (z, y, x) on the masks' grid.
+    score: probability that it is one, of the judge.
+    box: part of the grid that holds its outline.
+    inside: bool, of the box's shape; the outline, `place` always in it.
     """
 
-    hu: Floats
-    dense: Floats
-    organ_probability: Floats
-
-    @classmethod
-    def of(cls, hu: torch.Tensor, dense: torch.Tensor, organ_probability: torch.Tensor) -> CandidateView:
-        """From tensors of the same shapes, on any device."""
-        return cls(*(t.detach().float().cpu().numpy() for t in (hu, dense, organ_probability)))
+    place: tuple[int, int, int]
+    score: float
+    box: Box
+    inside: Bools
 
     @cached_property
-    def organ_label(self) -> npt.NDArray[np.int64]:
-        """(D, H, W) the most probable organ; found once for all kinds of lesions."""
-        label: npt.NDArray[np.int64] = self.organ_probability.argmax(0)
-        return label
+    def voxels(self) -> int:
+        """Of its outline."""
+        return int(self.inside.sum())
 
-    def organ_hu(self, label: int) -> tuple[float, float]:
-        """Median and spread of an organ's grey values; those of water where it is not seen."""
-        own = self.hu[self.organ_label == label]
-        return (float(np.median(own)), float(own.std())) if len(own) else (0.0, 1.0)
-
-    def describe(
-        self, component: Component, probability: Floats, core: Bools, organ_hu: tuple[float, float]
-    ) -> Floats:
-        """What the judge reads of a candidate.
-
-        Parameters
-        ----------
-        probability: (D, H, W), the map that made it.
-        core: (D, H, W) bool, its organ's (`core_model.masks.Region`).
-        organ_hu: of its organ, of `organ_hu`.
-
-        Returns
-        -------
-        (F,): dense features of the candidate, of its strongest voxels and of its surroundings; organ
-        probabilities of the candidate and of its surroundings; `SHAPE_CHANNELS` numbers.
-        """
-        box = bounding_slices(component.mask, margin=(MARGIN,) * 3)
-        inside = component.mask[box]
-        cube = np.ones((3, 3, 3), dtype=bool)
-        near = ndimage.binary_dilation(inside, cube)
-        around = ndimage.binary_dilation(near, cube, iterations=2) & ~near
-        if not around.any():
-            around = inside
-        strongest = np.argsort(probability[box][inside])[-LESION_TOP_VOXELS:]
-        dense, organs, hu = self.dense[:, *box], self.organ_probability[:, *box], self.hu[box]
-        own = dense[:, inside]
-        parts = [own.mean(1), own[:, strongest].mean(1), dense[:, around].mean(1)]
-        parts += [organs[:, inside].mean(1), organs[:, around].mean(1)]
-        shape = _shape(component, inside, core[box])
-        grey = _grey(hu[inside], np.clip(hu[around], *AROUND_HU), *organ_hu)
-        return np.concatenate([*parts, shape, grey]).astype(np.float32)
+    def mask(self, shape: Sequence[int]) -> Bools:
+        """(D, H, W) bool, its outline on a grid of `shape`."""
+        mask = np.zeros(tuple(shape), dtype=bool)
+        mask[self.box] = self.inside
+        return mask
 
 
-def _shape(component: Component, inside: Bools, core: Bools) -> list[float]:
-    """Evidence, size, share in the core, thickness, length, and how full its box and its ball are."""
-    thickness = float(ndimage.distance_transform_edt(np.pad(inside, 1)).max())
-    sides = np.ptp(np.argwhere(inside), 0) + 1
-    size = float(inside.sum())
-    return [
-        evidence(component.score) / 4,
-        component.score,
-        float(np.log(size)) / 4,
-        float((inside & core).sum()) / size,
-        thickness / 4,
-        float(np.log(sides.max())) / 2,
-        size / float(sides.prod()),
-        float(np.log(size / thickness**3)) / 2,
-    ]
-
-
-def _grey(own: Floats, around: Floats, median: float, spread: float) -> list[float]:
-    """Contrast of the candidate, of its darkest quarter and of its surroundings to the organ."""
-    darkest = np.sort(own)[: max(1, len(own) // 4)]
-    return [
-        (float(own.mean()) - median) / HU_STEP,
-        (float(darkest.mean()) - median) / HU_STEP,
-        float(own.std()) / HU_STEP,
-        (float(around.mean()) - median) / HU_STEP,
-        (float(np.percentile(around, 20)) - median) / HU_STEP,
-        median / HU_LEVEL,
-        spread / HU_LEVEL,
-        float(own.mean()) / HU_LEVEL,
-    ]
-
-
-def candidates(
-    mask: torch.Tensor, region: Region, threshold: float, most: int = MAX_CANDIDATES
-) -> list[Component]:
-    """The pieces of one abnormality's map that may be lesions, highest score first.
+def candidate_places(view: OrganView, kind: int, others: Sequence[int]) -> Indices:
+    """Where the organ may have a tumour of a kind.
 
     Parameters
     ----------
-    mask: (D, H, W) probability that a voxel shows the abnormality.
-    region: of its organ.
-    threshold: of a voxel's probability.
-    most: how many are kept.
+    kind: index of the tumour; others: of the organ's other abnormalities.
+
+    Returns
+    -------
+    (N, 3) voxels of the view's reach, no two nearer than `APART`, lumps first: a place in the middle of a
+    lump shows more of it than one beside it. None where the organ is not in the scan.
     """
-    here = (mask * region.reach).cpu().numpy()
-    return components(here, threshold, MIN_VOXELS, core=region.core.cpu().numpy())[:most]
+    places = np.zeros((0, 3), dtype=np.int64)
+    if not view.own.any():
+        return places
+    found = [
+        lumps.index[: FINE_LUMPS if lumps.bright and lumps.scale == LUMP_SCALES[0] else LUMPS]
+        for lumps in view.lumps
+    ]
+    for index in (kind, *others):
+        mask = view.logits[index]
+        if mask is not None:
+            found.append(peaks(mask, view.reach, OWN_PEAKS if index == kind else OTHER_PEAKS))
+    for place in np.concatenate(found):
+        if not len(places) or np.linalg.norm(places - place, axis=1).min() >= APART:
+            places = np.concatenate([places, place[None]])
+    return places
 
 
-def describe_all(
-    view: CandidateView, found: Sequence[Component], organ_name: str, mask: torch.Tensor, region: Region
-) -> torch.Tensor:
-    """(N, F) of `CandidateView.describe` for candidates of one map; N at least 1."""
-    organ_hu = view.organ_hu(organ(organ_name).label)
-    probability, core = mask.float().cpu().numpy(), region.core.cpu().numpy()
-    return torch.from_numpy(np.stack([view.describe(c, probability, core, organ_hu) for c in found]))
-
-
-class CandidateJudge(nn.Module):
-    """Two layers on what is seen of a candidate.
+def peaks(logits: Floats, reach: Bools, most: int) -> Indices:
+    """Up to `most` local maxima within `reach`, highest first, no two nearer than `APART` voxels.
 
     Parameters
     ----------
-    organs: organs that the encoder draws.
-    width: channels of the dense features, and of what comes out.
+    logits, reach: (D, H, W); what is no higher than the lowest of `LOGITS` is no peak.
     """
+    where = bounding_slices(reach, margin=(0, 0, 0))
+    part = logits[where]
+    top = (part == ndimage.maximum_filter(part, 3)) & reach[where] & (part > LOGITS[0])
+    index = np.argwhere(top) + np.array([s.start for s in where])
+    left = index[np.argsort(-logits[tuple(index.T)], kind="stable")]
+    kept: list[npt.NDArray[np.int64]] = []
+    while len(left) and len(kept) < most:
+        kept.append(left[0])
+        left = left[np.linalg.norm(left - left[0], axis=1) >= APART]
+    return np.array(kept, dtype=np.int64).reshape(-1, 3)
 
-    def __init__(self, organs: int, width: int) -> None:
-        super().__init__()
-        self.split = (width, width, width, 2 * (1 + organs) + SHAPE_CHANNELS)
-        self.first = nn.Linear(sum(self.split), HIDDEN)
-        self.out = nn.Linear(HIDDEN, width)
 
-    def forward(self, described: torch.Tensor) -> torch.Tensor:
-        """(N, F) of `CandidateView.describe` -> (N, width), to be weighed by a text."""
-        *dense, rest = torch.split(described, list(self.split), 1)
-        # Dense features have any scale, as only their projections on texts are trained.
-        even = [F.layer_norm(part, part.shape[1:]) for part in dense]
-        read = torch.cat([*even, rest.clamp(-8, 8)], 1)
-        hidden = F.dropout(F.gelu(self.first(read)), DROPOUT, self.training)
-        judged: torch.Tensor = self.out(hidden)
-        return judged
+def outlined(view: OrganView, kind: int, place: npt.NDArray[np.int64], score: float) -> Candidate:
+    """A candidate with its outline: where the mask keeps half its height, and where the grey value does.
+
+    Parameters
+    ----------
+    kind: index of the tumour whose mask is meant; it must be there.
+    place: (3,) voxel.
+    """
+    shape = view.hu.shape
+    box = tuple(
+        slice(max(0, int(c) - BOX), min(n, int(c) + BOX + 1)) for c, n in zip(place, shape, strict=True)
+    )
+    at = place - np.array([s.start for s in box])
+    mask = view.logits[kind]
+    assert mask is not None  # its candidates were sought in it
+    probability = 1 / (1 + np.exp(-mask[box].astype(np.float64)))
+    pieces, _ = ndimage.label(probability >= HALF * probability[tuple(at)])
+    lump, near = _lump(view, place, at, pieces.shape)
+    inside = ((pieces == pieces[tuple(at)]) & near) | lump
+    return Candidate((int(place[0]), int(place[1]), int(place[2])), score, (box[0], box[1], box[2]), inside)
+
+
+def _lump(view: OrganView, place: Indices, at: Indices, shape: tuple[int, ...]) -> tuple[Bools, Bools]:
+    """Voxels of a box nearer to `at` than the grey value keeps half of its contrast in their direction.
+
+    And those that are near enough to belong to it at all: a mask runs on along vessels.
+    """
+    rays = view.along_rays(view.clipped, place[None], 1)[0]  # (R, 26)
+    middle = float(cube_means(view.clipped, place[None], 1)[0])
+    background = float(np.median(rays[4:7]))
+    contrast = middle - background
+    if abs(contrast) < 1:
+        contrast = 1.0 if contrast >= 0 else -1.0
+    ended = (rays - background) / contrast < HALF
+    reach = np.where(ended.any(0), np.array(RADII, dtype=np.float64)[ended.argmax(0)] - 0.5, UNBOUNDED / 3)
+    longest = LONGEST * float(np.median(reach)) + 0.5
+    reach = np.minimum(reach, longest)
+    offset = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1) - at
+    length = np.linalg.norm(offset, axis=-1)
+    cosine = offset @ directions().T / np.maximum(length, 1e-6)[..., None]  # (d, h, w, 26)
+    weight = np.exp(SHARPNESS * (cosine - 1))
+    lump = np.asarray(length <= (weight * reach).sum(-1) / weight.sum(-1))
+    return lump, np.asarray(length <= longest)

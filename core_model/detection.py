@@ -7,20 +7,21 @@ made nor what is kept of them. `core_model.reader` is who asks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
 import torch
 
-from core_model.abnormality import Abnormality
+from core_model.abnormality import Abnormality, abnormalities
 from core_model.anatomy import organ
-from core_model.candidates import CandidateView, candidates, describe_all, evidence
+from core_model.candidates import Candidate, candidate_places, outlined
 from core_model.grounding import text_masks, top_logit
 from core_model.inference import ScanFeatures
-from core_model.lesions import Component, measure
+from core_model.lesions import measure
 from core_model.masks import Region, paste, region_of
 from core_model.model import EncodedText, SightlineModel
+from core_model.place_features import OrganView, place_features
 from core_model.reading import Finding, Lesion, OrganReading, point_lps
 from core_model.thresholds import Thresholds
 
@@ -35,12 +36,20 @@ class Seen:
     ----------
     masks: (A, D, H, W) probability that a voxel shows each abnormality, in the detector's order.
     regions: of each searched organ, by its name.
-    candidates: of each abnormality, with the judge's scores, highest first; none where it is no tumour.
+    candidates: of each abnormality, with the judge's scores, highest first; none where it is no tumour,
+        `MAX_LESIONS` at most.
     """
 
     masks: torch.Tensor
     regions: dict[str, Region]
-    candidates: tuple[tuple[Component, ...], ...]
+    candidates: tuple[tuple[Candidate, ...], ...]
+
+
+def sought(entry: Abnormality) -> tuple[int, tuple[int, ...]]:
+    """Index of a tumour in the dictionary, and of the other abnormalities of its organ."""
+    every = abnormalities()
+    others = tuple(i for i, a in enumerate(every) if a.organ == entry.organ and a.name != entry.name)
+    return [a.name for a in every].index(entry.name), others
 
 
 class Detector:
@@ -66,43 +75,54 @@ class Detector:
         nothing = torch.zeros(0, self._model.text.width, device=self._device)
         return self._model.project_text(torch.cat([nothing, *means]))
 
-    def look(self, features: ScanFeatures, thresholds: Thresholds) -> Seen:
-        """Draw the masks of everything that is searched, and judge what they show of tumours."""
-        regions = region_of(
-            features.organ_probability, self._model.config.spacing_mm, (a.organ for a in self._searched)
-        )
-        masks = self._masks(features)
-        view = CandidateView.of(features.hu, features.dense, features.organ_probability)
-        judged: list[tuple[Component, ...]] = []
-        for i, entry in enumerate(self._searched):
-            region = regions[entry.organ]
-            found = candidates(masks[i], region, thresholds.mask) if entry.tumour else []
-            judged.append(self._judged(found, i, masks[i], region, view))
-        return Seen(masks, regions, tuple(judged))
+    def look(self, features: ScanFeatures) -> Seen:
+        """Draw the masks of everything that is searched, and judge where they show tumours."""
+        logits = self._logits(features)
+        views = self._views(features, logits)
+        judged = [self._judged(entry, views[entry.organ]) if entry.tumour else () for entry in self._searched]
+        regions = {name: view.region for name, view in views.items()}
+        return Seen(logits.sigmoid() * features.body, regions, tuple(judged))
 
-    def _masks(self, features: ScanFeatures) -> torch.Tensor:
+    def views(self, features: ScanFeatures) -> dict[str, OrganView]:
+        """What is seen of each searched organ, by its name."""
+        return self._views(features, self._logits(features))
+
+    def _logits(self, features: ScanFeatures) -> torch.Tensor:
+        """(A, D, H, W) of everything that is searched."""
         if not self._searched:
             return torch.zeros(0, *features.body.shape)
         dense = features.dense[None].to(self._device)
-        logits = text_masks(dense, self._present.mask_weight, self._present.mask_bias)[0].cpu()
-        inside: torch.Tensor = logits.sigmoid() * features.body
-        return inside
+        return text_masks(dense, self._present.mask_weight, self._present.mask_bias)[0].float().cpu()
 
-    def _judged(
-        self, found: list[Component], index: int, mask: torch.Tensor, region: Region, view: CandidateView
-    ) -> tuple[Component, ...]:
-        if not found:
-            return ()
-        described = describe_all(view, found, self._searched[index].organ, mask, region)
-        logits = self._model.candidate_logits(
-            described.to(self._device),
-            torch.tensor([evidence(c.score) for c in found], device=self._device),
-            self._present.judge_weight[index].expand(len(found), -1),
-            self._present.judge_bias[index].expand(len(found)),
+    def _views(self, features: ScanFeatures, logits: torch.Tensor) -> dict[str, OrganView]:
+        regions = region_of(
+            features.organ_probability, self._model.config.spacing_mm, (a.organ for a in self._searched)
         )
-        scores = logits.sigmoid().tolist()
-        again = [replace(c, score=s) for c, s in zip(found, scores, strict=True)]
-        return tuple(sorted(again, key=lambda c: -c.score))
+        own = {a.name: mask for a, mask in zip(self._searched, logits.numpy(), strict=True)}
+        every = tuple(own.get(a.name) for a in abnormalities())
+        hu, label = features.hu.numpy(), features.organ_probability.argmax(0).numpy().astype(np.uint8)
+        return {name: OrganView(name, hu, label, region, every) for name, region in regions.items()}
+
+    def _judged(self, entry: Abnormality, view: OrganView) -> tuple[Candidate, ...]:
+        """The candidates of a tumour, the likeliest first."""
+        kind, others = sought(entry)
+        places = candidate_places(view, kind, others)
+        if not len(places):
+            return ()
+        mask = view.logits[kind]
+        assert mask is not None  # it is searched
+        logits = self._model.place_logits(
+            torch.from_numpy(place_features(view, kind, places)).to(self._device),
+            torch.from_numpy(mask[tuple(places.T)]).to(self._device),
+        )
+        scores = logits.sigmoid().cpu().numpy()
+        found: list[Candidate] = []
+        taken = np.zeros(view.hu.shape, dtype=bool)
+        for i in np.argsort(-scores, kind="stable"):
+            if len(found) < MAX_LESIONS and not taken[tuple(places[i])]:  # else a part of a likelier one
+                found.append(outlined(view, kind, places[i], float(scores[i])))
+                taken[found[-1].box] |= found[-1].inside
+        return tuple(found)
 
     def lesions(
         self, seen: Seen, geometry: hd.VolumeGeometry, upright: hd.Volume, thresholds: Thresholds
@@ -118,17 +138,17 @@ class Detector:
         -------
         Instance mask on the scan (uint8, a lesion's label), and its lesions, most probable first.
         """
-        found: list[tuple[int, Component]] = []
+        found: list[tuple[int, Candidate]] = []
         for i, (entry, every) in enumerate(zip(self._searched, seen.candidates, strict=True)):
             lowest = thresholds.lesion_score(entry.name)
-            found += [(i, c) for c in every if c.score >= lowest][:MAX_LESIONS]
+            found += [(i, c) for c in every if c.score >= lowest]
         found.sort(key=lambda pair: -pair[1].score)
         labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
         lesions: list[Lesion] = []
-        for i, component in found:
+        for i, candidate in found:
             entry = self._searched[i]
-            probability = seen.masks[i] * torch.from_numpy(component.mask)
-            own = paste(probability, component.mask, geometry, upright, thresholds.mask)
+            mask = candidate.mask(geometry.spatial_shape)
+            own = paste(torch.from_numpy(mask).float(), mask, geometry, upright, 0.5)
             own &= labels == 0
             if not own.any():
                 continue
@@ -139,7 +159,7 @@ class Detector:
                     label=len(lesions) + 1,
                     organ=entry.organ,
                     type=entry.name,
-                    probability=component.score,
+                    probability=candidate.score,
                     volume_ml=size.volume_ml,
                     long_axis_mm=size.long_axis_mm,
                     short_axis_mm=size.short_axis_mm,

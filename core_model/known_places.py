@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from core_model.abnormality import Abnormality
+from core_model.candidates import Candidate
 from core_model.detection import Seen
-from core_model.lesions import Component
 from core_model.reading import KnownPlace, point_lps
 
 MOST = 8  # of one abnormality; by development patients, our choice
@@ -65,14 +65,15 @@ def sphere_diameter(volume: float) -> float:
 
 
 def _best(
-    free: npt.NDArray[np.float32], found: Sequence[Component], spacing: npt.NDArray[np.float64]
+    free: npt.NDArray[np.float32], found: Sequence[Candidate], spacing: npt.NDArray[np.float64]
 ) -> Iterator[_Peak]:
     """Up to `MOST` places; `free` is emptied round each."""
     for _ in range(MOST):
-        candidate = next((c for c in found if (free[c.mask] > 0).any()), None)
+        candidate = next((c for c in found if (free[c.box][c.inside] > 0).any()), None)
         if candidate is not None:
-            peak = _Peak(np.argwhere(candidate.mask).mean(0), candidate.score, candidate.voxels)
-            free[candidate.mask] = 0.0
+            first = np.array([s.start for s in candidate.box])
+            peak = _Peak(first + np.argwhere(candidate.inside).mean(0), candidate.score, candidate.voxels)
+            free[candidate.box][candidate.inside] = 0.0
             found = [c for c in found if c is not candidate]
         else:
             strongest = np.unravel_index(int(free.argmax()), free.shape)

@@ -1,6 +1,6 @@
-"""From a probability map to separate, measured lesions.
+"""How large a lesion is.
 
-Only arrays and geometry; which text made the map and what it means is the reader's business.
+Only arrays and geometry; what a lesion is, is the detector's business.
 """
 
 from __future__ import annotations
@@ -10,55 +10,11 @@ from dataclasses import dataclass
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
-from core_model.grounding import LESION_TOP_VOXELS
 from core_model.reading import point_lps
 
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Component:
-    """One connected piece of a probability map.
-
-    Attributes
-    ----------
-    mask: (D, H, W) bool on the map's grid.
-    score: mean of its `LESION_TOP_VOXELS` highest probabilities (in its organ's core, where one is given).
-    voxels: its size.
-    """
-
-    mask: Mask
-    score: float
-    voxels: int
-
-
-def components(
-    probability: npt.NDArray[np.float32], threshold: float, min_voxels: int, core: Mask | None = None
-) -> list[Component]:
-    """Connected pieces above `threshold`, highest score first.
-
-    Parameters
-    ----------
-    probability: (D, H, W).
-    min_voxels: smaller pieces are dropped.
-    core: (D, H, W) bool, where the evidence must be: pieces with fewer voxels there are dropped too.
-    """
-    labels, n = ndimage.label(probability >= threshold, structure=np.ones((3, 3, 3)))
-    found = []
-    for index, box in enumerate(ndimage.find_objects(labels, n), start=1):
-        inside = labels[box] == index
-        size = int(inside.sum())
-        counted = inside if core is None else inside & core[box]
-        if int(counted.sum()) < min_voxels:
-            continue
-        mask = np.zeros(probability.shape, dtype=bool)
-        mask[box] = inside
-        top = np.sort(probability[box][counted])[-LESION_TOP_VOXELS:]
-        found.append(Component(mask=mask, score=float(top.mean()), voxels=size))
-    return sorted(found, key=lambda c: -c.score)
 
 
 @dataclass(frozen=True)

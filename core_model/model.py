@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from core_model.anatomy import organs
-from core_model.candidates import CandidateJudge
+from core_model.boosted_trees import BoostedTrees
 from core_model.grounding import POOLINGS, OrganPooling, Summary
 from core_model.image_encoder import ImageEncoder, ImageFeatures, upsampling
 from core_model.point_decoder import PointDecoder
@@ -27,9 +27,9 @@ DECODER_ORGANS = ("drawn", "kept")
 PARTS = {
     "encoder": ("image", "half_organ_head", "quarter_organ_head"),  # what draws organs
     "lesions": ("lesion_decoder", "text_to_mask", "kept_organ_head"),  # what draws text-conditioned masks
-    "judge": ("candidate_judge", "text_to_judge"),  # what judges whole candidates
     "organ_heads": ("image.organ_head", "half_organ_head", "quarter_organ_head"),  # last layers of "encoder"
 }
+EVIDENCE = 0.3  # of what a tumour's own mask says, to the judge's trees; our choice
 SLAB_MM = 12.0  # RadFinder's slabs (model.md 2.2)
 
 
@@ -64,6 +64,8 @@ class ModelConfig:
     decoder_organs: which organs the lesion decoder reads: "drawn", those of the organ heads; "kept", those
         that these drew when it was trained, by a copy of the head, so that organs can be learnt
         afterwards without moving what the decoder sees. Our choice.
+    trees: number of the judge's trees and of leaves of each (`core_model.boosted_trees`); grown last, by
+        `training.judge`.
 
     Raises
     ------
@@ -80,6 +82,7 @@ class ModelConfig:
     pooling: str = "both"
     projectors: str = "shared"
     decoder_organs: str = "drawn"
+    trees: tuple[int, int] = (0, 2)
 
     def __post_init__(self) -> None:
         if self.decoder_organs not in DECODER_ORGANS:
@@ -144,15 +147,12 @@ class EncodedText:
     ----------
     embedding: (T, E) unit length.
     mask_weight: (T, C), mask_bias: (T,): the classifier that finds the text's voxels.
-    judge_weight: (T, C), judge_bias: (T,): how the text weighs what is seen of a whole candidate.
     report: (T, E) unit length, in the space of whole volumes; `embedding` where the two are shared.
     """
 
     embedding: torch.Tensor
     mask_weight: torch.Tensor
     mask_bias: torch.Tensor
-    judge_weight: torch.Tensor
-    judge_bias: torch.Tensor
     report: torch.Tensor
 
 
@@ -212,10 +212,7 @@ class SightlineModel(nn.Module):
         # How prompt evidence and mask evidence add up to a finding's logit; our choice.
         self.evidence = nn.Parameter(torch.tensor([1.0, 0.5, 0.0]))
         self.lesion_decoder = PointDecoder(n_organs, config.dense_width)
-        self.candidate_judge = CandidateJudge(n_organs, config.dense_width)
-        self.text_to_judge = _text_head(self.text.width, config.dense_width + 1)
-        for parameter in self.text_to_judge[-1].parameters():
-            nn.init.zeros_(parameter)  # an untrained judge leaves every score as it is
+        self.place_judge = BoostedTrees(*config.trees)
         # Which organ it is, is decided at half resolution; the finest level corrects the border.
         self.half_organ_head = nn.Conv3d(half, n_organs + 1, 1)
         self.quarter_organ_head = nn.Conv3d(quarter, n_organs + 1, 1)
@@ -325,9 +322,8 @@ class SightlineModel(nn.Module):
         joint = F.normalize(self.text_to_joint(sentence), dim=-1)  # (T, E)
         mask = self.text_to_mask(sentence)  # (T, C + 1)
         report = F.normalize(self.text_to_report(sentence), dim=-1) if self.separate else joint
-        judge = self.text_to_judge(sentence)  # (T, C + 1)
         # The bias starts low: most voxels carry no lesion.
-        return EncodedText(joint, mask[:, :-1], mask[:, -1] - 4.0, judge[:, :-1], judge[:, -1], report)
+        return EncodedText(joint, mask[:, :-1], mask[:, -1] - 4.0, report)
 
     def summarise(self, grid: torch.Tensor, inside: torch.Tensor) -> Summaries:
         """A volume and its slabs.
@@ -347,23 +343,22 @@ class SightlineModel(nn.Module):
         volume = self.volume_summary(cells.flatten(1, 2), body.flatten(1))
         return Summaries(volume, slabs.unflatten(0, grid.shape[:1] + grid.shape[2:3]))
 
-    def candidate_logits(
-        self, described: torch.Tensor, evidence: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits that candidates are what their text says.
+    def place_logits(self, features: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
+        """Logits that places are the tumours that they were sought as.
 
         Parameters
         ----------
-        described: (N, F) of `core_model.candidates.CandidateView.describe`.
-        evidence: (N,) `core_model.candidates.evidence` of the scores that their masks gave.
-        weight: (N, C), bias: (N,): `EncodedText.judge_weight` and `judge_bias` of their texts.
+        features: (N, F) of `core_model.place_features.place_features`.
+        evidence: (N,) logits of the tumours' masks there.
 
         Returns
         -------
-        (N,) logits; `evidence` before training.
+        (N,) logits; `evidence` where no tree is grown.
         """
-        judged: torch.Tensor = self.candidate_judge(described)  # (N, C)
-        return evidence + (judged * weight).sum(1) + bias
+        if not len(self.place_judge):
+            return evidence
+        judged: torch.Tensor = self.place_judge(features) + EVIDENCE * evidence
+        return judged
 
     def finding_logits(
         self, organ: torch.Tensor, present: torch.Tensor, absent: torch.Tensor, mask_logit: torch.Tensor

@@ -172,7 +172,7 @@ class Reader:
                 features = with_organs(features, organ_mask)
             organ_readings = self._organs(organ_mask)
         with clock.stage("lesions", 0.75), torch.inference_mode():
-            seen = self._detector.look(features, self.thresholds)
+            seen = self._detector.look(features)
             lesion_mask, lesions = self._detector.lesions(seen, features.geometry, upright, self.thresholds)
         with clock.stage("findings", 0.9), torch.inference_mode():
             pooled = self._pool(features)

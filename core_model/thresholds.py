@@ -18,7 +18,7 @@ class Thresholds:
 
     Attributes
     ----------
-    mask: voxel probability above which a voxel belongs to a lesion.
+    mask: voxel probability above which a voxel shows what a text says (`Reader.segment`).
     lesion: lesion score from which a lesion is reported, per abnormality.
     absent_below, present_from: finding probability; between them it is undetermined.
     offset: added to the logit of each finding, per abnormality; temperature: divides the sum before

@@ -47,7 +47,6 @@ def vanilla_clip(settings: Settings, frozen: bool = False) -> Settings:
         loss={"report": 1.0},
         data={**settings.data, "abnormalities": []},  # it draws no masks to search in
         lesion_voxels={},
-        lesion_candidates={},
         switches=dict.fromkeys(Switches.__dataclass_fields__, False),
     )
 

@@ -140,7 +140,7 @@ def calibrate(
 
     Parameters
     ----------
-    mask: voxel probability above which a voxel belongs to a lesion; lesion scores depend on it.
+    mask: voxel probability above which a voxel shows what a text says.
     false_per_study: false lesions per development study that each tumour type may have.
     allow: the same for some types.
     cases: folder that keeps what was read, to go on from it (`training.case_store`).
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder; its card is rewritten")
     parser.add_argument("--n", type=int, default=24, help="number of phantoms (default: %(default)s)")
     parser.add_argument(
-        "--mask", type=float, default=0.5, help="voxel threshold of lesion masks (default: %(default)s)"
+        "--mask", type=float, default=0.5, help="voxel threshold of text masks (default: %(default)s)"
     )
     parser.add_argument(
         "--false-per-study",

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=24, help="number of patients (default: %(default)s)")
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder that keeps records")
     parser.add_argument(
-        "--mask", type=float, help="voxel threshold of lesion masks (default: that of each card)"
+        "--mask", type=float, help="voxel threshold of text masks (default: that of each card)"
     )
     parser.add_argument(
         "--part", type=part, default=(1, 1), metavar="K/N", help="every N-th patient from the K-th on"

@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from core_model.abnormality import abnormalities
 from core_model.checkpoint import save_checkpoint
 from core_model.model import SightlineModel
-from training.lesion_candidates import Candidates, candidate_objective, read_candidates
 from training.lesion_voxels import Voxels, lesion_objective, read_voxels
 from training.logbook import LogBook, NoLog, has_tensorboard
 from training.mask_evidence import evidence_for
@@ -76,7 +75,7 @@ class Run:
         self.settings, self.out, self.label_maps = settings, out, list(label_maps)
         self.earlier: list[dict[str, Any]] = []
         self.placement = Placement(placement) if isinstance(placement, str) else placement
-        if self.placement.accumulate > 1 and settings.records:
+        if self.placement.accumulate > 1 and settings.lesion_voxels:
             raise ValueError("a stage on records makes one pass for each update; leave --accumulate out")
         fabric = self.placement.fabric()
         fabric.launch()
@@ -98,9 +97,8 @@ class Run:
             parameter_groups(self.model, float(settings.optimiser.get("scales", 1.0))),
             weight_decay=settings.optimiser["weight_decay"],
         )
-        kept = settings.records.get("memory", 0)
+        kept = settings.lesion_voxels.get("memory", 0)
         self.voxels = WindowMemory(Voxels, kept)
-        self.candidates = WindowMemory(Candidates, kept, per_draw=kept)
         self.read_batches = 0
         self.step = 0
         self.seconds = 0.0
@@ -152,7 +150,7 @@ class Run:
             seed=s.data["seed"],
             start=self.read_batches,
             batch=int(s.optimiser["batch"]),
-            fine=bool(s.lesion_candidates) or "organs" in self.plan.losses,
+            fine="organs" in self.plan.losses,
             evidence=self.evidence,
             part=part,
         )
@@ -162,14 +160,11 @@ class Run:
         return self.placement.autocast(self.device)
 
     def read(self, bank: TextBank, batch: Crop) -> None:
-        """What is done once with a batch before updates: voxels or candidates of it into the memory."""
+        """What is done once with a batch before updates: voxels of it into the memory."""
         rng = np.random.default_rng([self.settings.data["seed"], 98, self.read_batches])
         with self.precision():
             if self.settings.lesion_voxels:
                 self.voxels.add(read_voxels(self.model, bank, batch, rng))
-            if self.settings.lesion_candidates:
-                threshold = self.settings.lesion_candidates["threshold"]
-                self.candidates.add(read_candidates(self.model, bank, batch, rng, threshold))
         self.read_batches += 1
 
     def losses(self, bank: TextBank, batch: Crop, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -178,9 +173,6 @@ class Run:
         if s.lesion_voxels:
             voxels = self.voxels.draw(rng, s.lesion_voxels["per_update"])
             found = lesion_objective(self.model, bank, voxels, rng)
-        if s.lesion_candidates:
-            candidates = self.candidates.draw(rng, s.lesion_candidates["per_update"])
-            found = candidate_objective(self.model, bank, candidates, rng)
         if self.plan.losses:
             found |= whole_objective(self, bank, batch, rng)
         return found
@@ -220,11 +212,10 @@ class Run:
         self.history = state["history"]
         self.running = state["running"]
         self.read_batches = state["read_batches"]
-        if self.settings.records and self._records_file.exists():
+        if self.settings.lesion_voxels and self._records_file.exists():
             records = torch.load(self._records_file, weights_only=True, map_location=self.device)
             if records["read_batches"] == self.read_batches:  # else of another run of so many processes
                 self.voxels.load_state_dict(records["voxels"])
-                self.candidates.load_state_dict(records["candidates"])
         return True
 
     def save(self) -> None:
@@ -240,9 +231,9 @@ class Run:
             "read_batches": self.read_batches,
         }
         self.out.mkdir(parents=True, exist_ok=True)
-        if self.settings.records:
-            kept = {"voxels": self.voxels.state_dict(), "candidates": self.candidates.state_dict()}
-            _save({**kept, "read_batches": self.read_batches}, self._records_file)
+        if self.settings.lesion_voxels:
+            kept = {"voxels": self.voxels.state_dict(), "read_batches": self.read_batches}
+            _save(kept, self._records_file)
         self.team.fabric.barrier()
         if self.team.rank == 0:
             average = self.average
@@ -286,7 +277,7 @@ class Run:
         with LogBook(self.out, self.step) if shown else NoLog() as log:
             batches = iter(loader)
             # Updates on what one patient shows would undo what was learnt from many.
-            first = s.records.get("first", 0) if self.step < end else 0
+            first = s.lesion_voxels.get("first", 0) if self.step < end else 0
             while self.read_batches < first:
                 self.read(bank, next(batches).to(self.device))
             while self.step < end:
@@ -319,7 +310,7 @@ class Run:
         if batch.evidence is not None:
             batch.evidence[:, self._unlearnt] = torch.nan
         self.read(bank, batch)
-        updates = self.settings.records.get("updates", 1)
+        updates = self.settings.lesion_voxels.get("updates", 1)
         return [self._descend(bank, batch, rng) for _ in range(updates)][-1]
 
     def text_bank(self) -> TextBank:

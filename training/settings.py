@@ -11,7 +11,7 @@ from typing import Any
 from core_model.abnormality import abnormalities
 from training.plan import Plan
 
-OPTIONAL = {"lesion_candidates", "lesion_voxels", "switches"}
+OPTIONAL = {"lesion_voxels", "switches"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Settings:
     optimiser: dict[str, Any]
     loss: dict[str, float]
     lesion_voxels: dict[str, int] = field(default_factory=dict)
-    lesion_candidates: dict[str, Any] = field(default_factory=dict)
     switches: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,20 +57,11 @@ class Settings:
         if unknown:
             known = ", ".join(Switches.__dataclass_fields__)
             raise ValueError(f"switch {unknown[0]!r} is unknown; choose of {known}")
-        Plan(losses=frozenset(self.loss) - {"candidates"})  # names are checked there
+        Plan(losses=frozenset(self.loss))  # names are checked there
         known_names = [a.name for a in abnormalities()]
         wrong = [n for n in self.data.get("abnormalities", ()) if n not in known_names]
         if wrong:
             raise ValueError(f"abnormality {wrong[0]!r} is not in the dictionary; choose of {known_names}")
-        if self.lesion_voxels and self.lesion_candidates:
-            raise ValueError("sections lesion_voxels and lesion_candidates are two stages; keep one of them")
-        if ("candidates" in self.loss) != bool(self.lesion_candidates):
-            raise ValueError("loss 'candidates' and section lesion_candidates need each other; add the other")
-
-    @property
-    def records(self) -> dict[str, Any]:
-        """The section that says how records of windows are kept, empty where none are."""
-        return self.lesion_voxels or self.lesion_candidates
 
     @classmethod
     def from_file(cls, path: Path) -> Settings:
@@ -106,8 +96,8 @@ class Settings:
         return {name: weight for name, weight in self.loss.items() if weight > 0 and name not in off}
 
     def plan(self) -> Plan:
-        """What `training.objective.objective` computes; chosen voxels and candidates are not its part."""
-        names = set(self.weights()) - {"candidates"}
+        """What `training.objective.objective` computes; chosen voxels are not its part."""
+        names = set(self.weights())
         if self.lesion_voxels:
             names -= {"masks"}
         return Plan(

@@ -1,7 +1,7 @@
 """Records of the last windows, to train on many patients at once.
 
 One window shows one patient: trained on it alone, every text follows what the last patient had.
-What the records are is said by `training.lesion_voxels` and `training.lesion_candidates`.
+What the records are is said by `training.lesion_voxels`.
 """
 
 from __future__ import annotations

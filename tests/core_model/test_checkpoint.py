@@ -120,6 +120,6 @@ def test_there_is_no_pickle_in_it(folder: Path) -> None:
     header = (folder / "model.safetensors").read_bytes()
     length = int.from_bytes(header[:8], "little")
     tensors = json.loads(header[8 : 8 + length])
-    assert {v["dtype"] for k, v in tensors.items() if k != "__metadata__"} <= {"F16", "I64"}
+    assert {v["dtype"] for k, v in tensors.items() if k != "__metadata__"} <= {"F16", "I32", "I64"}
     for path in folder.iterdir():
         assert not path.read_bytes().startswith((b"\x80", b"PK")), path.name

@@ -1,4 +1,4 @@
-"""Components and measurements with known answers."""
+"""Measurements with known answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_model.lesions import components, in_plane_axes, measure
+from core_model.lesions import in_plane_axes, measure
 
 Mask = npt.NDArray[np.bool_]
 
@@ -24,47 +24,6 @@ def ellipsoid(shape: tuple[int, int, int], spacing: tuple[float, ...], radii_mm:
     axes = [(np.arange(n) - (n - 1) / 2) * s / r for n, s, r in zip(shape, spacing, radii_mm, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij")
     return np.asarray(z**2 + y**2 + x**2 <= 1)
-
-
-def test_components_are_separate_and_sorted() -> None:
-    probability = np.zeros((6, 6, 12), dtype=np.float32)
-    probability[1:3, 1:3, 1:3] = 0.6
-    probability[3:5, 3:5, 7:10] = 0.9
-    probability[0, 0, 11] = 0.99  # too small
-    found = components(probability, 0.5, min_voxels=2)
-    assert [c.voxels for c in found] == [12, 8]
-    assert [c.score for c in found] == pytest.approx([0.9, 0.6])
-    assert found[0].mask.sum() == 12
-    assert found[0].mask[3, 3, 7]
-    assert not (found[0].mask & found[1].mask).any()
-
-
-def test_components_join_over_corners() -> None:
-    probability = np.zeros((4, 4, 4), dtype=np.float32)
-    probability[1, 1, 1] = probability[2, 2, 2] = 0.8
-    assert len(components(probability, 0.5, min_voxels=1)) == 1
-
-
-def test_score_is_the_mean_of_the_eight_highest() -> None:
-    probability = np.full((1, 1, 20), 0.5, dtype=np.float32)
-    probability[0, 0, :8] = np.linspace(0.6, 0.95, 8)
-    [only] = components(probability, 0.5, min_voxels=1)
-    assert only.score == pytest.approx(0.775)
-
-
-def test_evidence_counts_in_the_core_only() -> None:
-    probability = np.full((1, 2, 20), 0.99, dtype=np.float32)
-    probability[:, :, 10] = 0
-    probability[:, :, :3] = 0.7
-    core = np.zeros(probability.shape, dtype=bool)
-    core[:, :, :3] = True
-    [only] = components(probability, 0.5, min_voxels=2, core=core)
-    assert only.score == pytest.approx(0.7), "the brighter rest lies outside"
-    assert only.voxels == 20, "but belongs to it"
-
-
-def test_no_component_below_the_threshold() -> None:
-    assert components(np.full((3, 3, 3), 0.49, dtype=np.float32), 0.5, 1) == []
 
 
 @given(st.integers(1, 3), st.integers(1, 8), st.integers(1, 8), st.floats(0.3, 5), st.floats(0.3, 5))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -43,7 +42,6 @@ def test_two_steps_of_every_config(path: Path, tmp_path: Path) -> None:
     moved = {k.split(".")[0] for k, v in after.items() if not torch.equal(v, before[k])}
     assert ("image" in moved) is not frozen
     assert ("lesion_decoder" in moved) is ("masks" in expected)
-    assert ("candidate_judge" in moved) is ("candidates" in expected)
     assert ("slab_summary" in moved) is (run.model.separate and "snippets" in expected)
     assert load_checkpoint(tmp_path / "checkpoint").model.config == run.model.config
 
@@ -51,7 +49,7 @@ def test_two_steps_of_every_config(path: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "workers"),
-    [("grounded.toml", 0), ("grounded.toml", 1), ("grounded_lesions.toml", 0), ("judge.toml", 0)],
+    [("grounded.toml", 0), ("grounded.toml", 1), ("grounded_lesions.toml", 0)],
 )
 def test_an_interrupted_run_ends_with_the_same_weights(config: str, workers: int, tmp_path: Path) -> None:
     settings = small_config(config, 5)
@@ -104,19 +102,6 @@ def test_unknown_names_are_refused(section: str, line: str, message: str, tmp_pa
     path.write_text(f"{text[:start]}\n{line}{text[start:]}", encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         Settings.from_file(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"lesion_candidates": {}}, "need each other"),
-        ({"loss": {"masks": 1.0}}, "need each other"),
-        ({"lesion_voxels": {"memory": 1}}, "two stages"),
-    ],
-)
-def test_stages_are_not_mixed(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(Settings.from_file(CONFIGS / "judge.toml"), **change)
 
 
 def test_the_baseline_has_the_same_start_and_data_and_one_loss(tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ def model() -> SightlineModel:
 @pytest.mark.parametrize("projectors", ["shared", "separate"])
 def test_losses_are_finite_and_train_every_part(pooling: str, projectors: str, batch: Crop) -> None:
     model = tiny_model(spacing_mm=6.0, pooling=pooling, projectors=projectors)
-    model.freeze(["judge"])  # trained by `training.lesion_candidates`
     losses = objective(model, TextBank.of(model), batch, np.random.default_rng(0), Plan())
     assert set(losses) == LOSSES
     assert all(bool(v.isfinite()) and v.ndim == 0 for v in losses.values())

@@ -160,7 +160,7 @@ def test_config_with_a_wrong_section(tmp_path: Path) -> None:
 def test_parts_that_are_left_begin_anew(tmp_path: Path) -> None:
     first = train(tmp_path / "first", 2)
     settings = tiny_settings(2)
-    settings = replace(settings, optimiser={**settings.optimiser, "leave": ["judge", "lesions"]})
+    settings = replace(settings, optimiser={**settings.optimiser, "leave": ["lesions"]})
     second = Run(settings, tmp_path / "second", [], "cpu", init=tmp_path / "first" / "checkpoint")
     untrained = Run(settings, tmp_path / "third", [], "cpu").model.state_dict()
     own, taken = second.model.state_dict(), first.average.state_dict()

@@ -42,15 +42,12 @@ def small(settings: Settings, steps: int, **changes: Any) -> Settings:
     kept = ("pooling", "projectors", "decoder_organs")
     forms = {k: v for k, v in settings.model.items() if k in kept}
     voxels = {"memory": 3, "first": 2, "per_update": 400, "updates": 2} if settings.lesion_voxels else {}
-    few = {"threshold": 0.01, "memory": 3, "first": 2, "per_update": 16, "updates": 2}
-    candidates = few if settings.lesion_candidates else {}
     return replace(
         settings,
         model={**tiny_config(), "spacing_mm": 6.0, **forms},
         data={**settings.data, "crops": 2, "workers": 0},
         optimiser={**settings.optimiser, "steps": steps, "warmup_steps": 2, "texts_per_step": 3},
         lesion_voxels=voxels,
-        lesion_candidates=candidates,
         **changes,
     )
 

@@ -71,7 +71,7 @@ def finding_record(
     entries, device = abnormalities(), next(model.parameters()).device
     shares = F.avg_pool3d(features.organ_probability[None, 1:], 2)  # (1, O, d, h, w)
     pooled = model.organ_pooling(features.grid[None].to(device), shares.to(device))[0]  # (O, E)
-    seen = detector.look(features, thresholds)
+    seen = detector.look(features)
     reach = torch.stack([seen.regions[a.organ].reach for a in entries])  # (A, D, H, W)
     label = features.organ_probability.argmax(0)
     voxel_ml = model.config.spacing_mm**3 / 1000
