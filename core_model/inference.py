@@ -44,11 +44,14 @@ def supports_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 there: on CUDA, and on CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    # torch has no public question for this yet; without the private one, float32 is the safe answer.
-    asks = [
-        getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    ]
-    return any(bool(ask()) for ask in asks if ask is not None)
+    return cpu_has("amx_tile") or cpu_has("avx512_bf16")
+
+
+def cpu_has(feature: str) -> bool:
+    """Whether torch says that this CPU has a feature, such as "amx_tile"."""
+    # torch has no public question for this yet; without the private one, no is the safe answer.
+    ask = getattr(torch.cpu, f"_is_{feature}_supported", None)
+    return ask is not None and bool(ask())
 
 
 def describe_device(device: torch.device, bf16: bool) -> str:

@@ -24,7 +24,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from core_model.inference import supports_bf16
+from core_model.inference import cpu_has, supports_bf16
 from training.views import Views
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -38,8 +38,7 @@ def trains_in_bf16(device: torch.device) -> bool:
     3x3x3 convolution in bfloat16 reads memory that nobody has written where the image has two layers.
     It then differs from run to run and now and then is infinite. Reading is not concerned.
     """
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return supports_bf16(device) and (device.type == "cuda" or (tiles is not None and bool(tiles())))
+    return supports_bf16(device) and (device.type == "cuda" or cpu_has("amx_tile"))
 
 
 @dataclass(frozen=True)

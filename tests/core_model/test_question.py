@@ -49,6 +49,7 @@ def test_questions_in_half_the_precision_mean_the_same(reader: Reader) -> None:
     texts += [wording for a in reader.abnormalities for wording in a.present]
     texts += [o.display for o in organs()]
     single, half = (Asker(model, reader.abnormalities, bf16=b).questions(texts) for b in (False, True))
+    np.testing.assert_allclose([q.embedding for q in single], reader.embed_all(texts), atol=1e-5)
     for one, other in zip(single, half, strict=True):
         assert one.meaning is not None
         assert other.meaning is not None
