@@ -13,15 +13,23 @@ import highdicom as hd
 import numpy as np
 import torch
 
-from core_model.abnormality import Abnormality
+from core_model.abnormality import Abnormality, abnormality
 from core_model.anatomy import organ
-from core_model.candidates import CandidateView, candidates, describe_all, evidence
+from core_model.candidates import (
+    MAX_CANDIDATES,
+    MIN_VOXELS,
+    CandidateView,
+    candidates,
+    describe_all,
+    evidence,
+)
 from core_model.grounding import text_masks, top_logit
 from core_model.inference import ScanFeatures
-from core_model.lesions import Component, measure
+from core_model.lesions import Component, components, measure
 from core_model.masks import Region, paste, region_of
 from core_model.model import EncodedText, SightlineModel
 from core_model.reading import Finding, Lesion, OrganReading, point_lps
+from core_model.second_look import LEAST_LOGIT
 from core_model.thresholds import Thresholds
 
 MAX_LESIONS = 20  # of one kind in one study; the most probable are kept
@@ -33,13 +41,12 @@ class Seen:
 
     Attributes
     ----------
-    masks: (A, D, H, W) probability that a voxel shows each abnormality, in the detector's order.
-    regions: of each searched organ, by its name.
+    masks: (A, D, H, W) probability that a voxel shows each abnormality, in the detector's order; zero where
+        it is not searched.
     candidates: of each abnormality, with the judge's scores, highest first; none where it is no tumour.
     """
 
     masks: torch.Tensor
-    regions: dict[str, Region]
     candidates: tuple[tuple[Component, ...], ...]
 
 
@@ -50,15 +57,26 @@ class Detector:
     ----------
     model: on the device that it is to run on.
     searched: what is looked for; all that is returned is in this order.
+    bf16: whether the second look's convolutions run in bfloat16.
     """
 
-    def __init__(self, model: SightlineModel, searched: Sequence[Abnormality], device: torch.device) -> None:
+    def __init__(
+        self,
+        model: SightlineModel,
+        searched: Sequence[Abnormality],
+        device: torch.device,
+        *,
+        bf16: bool = False,
+    ) -> None:
         self._model = model
         self._searched = tuple(searched)
         self._device = device
+        self._bf16 = bf16
+        self._again = tuple(abnormality(name) for name in model.config.second_look)
         with torch.inference_mode():
             self._present = self._project([a.present for a in searched])
             self._absent = self._project([a.absent for a in searched])
+            self._first = self._project([a.present for a in self._again])
 
     def _project(self, prompts: Sequence[Sequence[str]]) -> EncodedText:
         """One projected text for the wordings of each prompt (prompt averaging)."""
@@ -71,22 +89,44 @@ class Detector:
         regions = region_of(
             features.organ_probability, self._model.config.spacing_mm, (a.organ for a in self._searched)
         )
-        masks = self._masks(features)
+        again = self.drawn_again(features)
         view = CandidateView.of(features.hu, features.dense, features.organ_probability)
+        masks = torch.zeros(len(self._searched), *features.body.shape)
         judged: list[tuple[Component, ...]] = []
-        for i, entry in enumerate(self._searched):
+        for i, (entry, first) in enumerate(zip(self._searched, self._masks(features), strict=True)):
+            if entry.name in again:
+                # It has seen where organs are, and those that are not drawn: it looks everywhere.
+                masks[i] = again[entry.name]
+                pieces = components(masks[i].numpy(), thresholds.mask, MIN_VOXELS) if entry.tumour else []
+                judged.append(tuple(pieces[:MAX_CANDIDATES]))
+                continue
             region = regions[entry.organ]
-            found = candidates(masks[i], region, thresholds.mask) if entry.tumour else []
-            judged.append(self._judged(found, i, masks[i], region, view))
-        return Seen(masks, regions, tuple(judged))
+            masks[i] = first * region.reach
+            found = candidates(first, region, thresholds.mask) if entry.tumour else []
+            judged.append(self._judged(found, i, first, region, view))
+        return Seen(masks, tuple(judged))
+
+    def _logits(self, features: ScanFeatures, texts: EncodedText) -> torch.Tensor:
+        """(T, D, H, W), on the CPU."""
+        dense = features.dense[None].to(self._device)
+        return text_masks(dense, texts.mask_weight, texts.mask_bias)[0].cpu()
 
     def _masks(self, features: ScanFeatures) -> torch.Tensor:
+        """(A, D, H, W) what the texts' own masks say."""
         if not self._searched:
             return torch.zeros(0, *features.body.shape)
-        dense = features.dense[None].to(self._device)
-        logits = text_masks(dense, self._present.mask_weight, self._present.mask_bias)[0].cpu()
-        inside: torch.Tensor = logits.sigmoid() * features.body
+        inside: torch.Tensor = self._logits(features, self._present).sigmoid() * features.body
         return inside
+
+    def drawn_again(self, features: ScanFeatures) -> dict[str, torch.Tensor]:
+        """(D, H, W) of each abnormality that the second look draws, by its name."""
+        look = self._model.second_look
+        if look is None:
+            return {}
+        first = self._logits(features, self._first).masked_fill(~features.body, LEAST_LOGIT)
+        label = features.organ_probability.argmax(0)
+        drawn = look.probabilities(features.hu, label, first, bf16=self._bf16) * features.body
+        return {entry.name: mask for entry, mask in zip(self._again, drawn, strict=True)}
 
     def _judged(
         self, found: list[Component], index: int, mask: torch.Tensor, region: Region, view: CandidateView
@@ -169,25 +209,22 @@ class Detector:
         if not self._searched:
             return ()
         index = [organ(a.organ).label - 1 for a in self._searched]
-        region = torch.stack([seen.regions[a.organ].reach for a in self._searched])  # (A, D, H, W)
         logits = self._model.finding_logits(
             pooled[index][None].to(self._device),
             self._present.embedding,
             self._absent.embedding,
-            top_logit(seen.masks[None], region[None]).to(self._device),
+            top_logit(seen.masks[None]).to(self._device),
         )[0]  # (A,)
         offset = logits.new_tensor([thresholds.finding_offset(a.name) for a in self._searched])
         probabilities = ((logits + offset) / thresholds.temperature).sigmoid().cpu().tolist()
         findings = []
         for i, entry in enumerate(self._searched):
-            if not organ_readings[index[i]].present:
+            own = [n.probability for n in lesions if n.type == entry.name and thresholds.raise_findings]
+            if not organ_readings[index[i]].present and not own:
                 findings.append(Finding(entry.organ, entry.name, None, "undetermined", None))
                 continue
-            own = [n.probability for n in lesions if n.type == entry.name]
-            if not thresholds.raise_findings:
-                own = []
             probability = max([float(probabilities[i]), *own])
-            inside = (seen.masks[i] * seen.regions[entry.organ].reach).numpy()
+            inside = seen.masks[i].numpy()
             best = np.unravel_index(int(inside.argmax()), inside.shape)
             point = geometry.map_indices_to_reference(np.array([best], dtype=np.float64))[0]
             findings.append(

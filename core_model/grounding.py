@@ -138,8 +138,10 @@ def text_masks(dense: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) ->
     return logits + bias.to(dense.dtype)[:, None, None, None]
 
 
-def top_logit(probabilities: torch.Tensor, region: torch.Tensor, k: int = LESION_TOP_VOXELS) -> torch.Tensor:
-    """Logit of the mean of the `k` largest probabilities inside a region.
+def top_logit(
+    probabilities: torch.Tensor, region: torch.Tensor | None = None, k: int = LESION_TOP_VOXELS
+) -> torch.Tensor:
+    """Logit of the mean of the `k` largest probabilities, inside a region if there is one.
 
     Parameters
     ----------
@@ -150,7 +152,7 @@ def top_logit(probabilities: torch.Tensor, region: torch.Tensor, k: int = LESION
     -------
     (B, T) logits; strongly negative where the region is empty.
     """
-    inside = (probabilities * region).flatten(2)  # (B, T, N)
+    inside = (probabilities if region is None else probabilities * region).flatten(2)  # (B, T, N)
     top = inside.topk(min(k, inside.shape[-1]), dim=-1).values.mean(-1)
     return torch.logit(top, PROBABILITY_LIMIT)  # (B, T)
 

@@ -42,7 +42,7 @@ def known_places(
     """
     places: list[KnownPlace] = []
     for i, entry in enumerate(searched):
-        free = (seen.masks[i] * seen.regions[entry.organ].reach).numpy().copy()  # (D, H, W)
+        free = seen.masks[i].numpy().copy()  # (D, H, W)
         for peak in _best(free, seen.candidates[i], np.array(geometry.spacing)):
             point = geometry.map_indices_to_reference(peak.index[None])[0]
             diameter = sphere_diameter(peak.voxels * float(np.prod(geometry.spacing)))

@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
 from core_model.candidates import CandidateJudge
 from core_model.grounding import POOLINGS, OrganPooling, Summary
 from core_model.image_encoder import ImageEncoder, ImageFeatures, upsampling
 from core_model.point_decoder import PointDecoder
+from core_model.second_look import SecondLook
 from core_model.text_encoder import TextEncoder
 
 PROJECTORS = ("shared", "separate")
@@ -28,6 +30,7 @@ PARTS = {
     "encoder": ("image", "half_organ_head", "quarter_organ_head"),  # what draws organs
     "lesions": ("lesion_decoder", "text_to_mask", "kept_organ_head"),  # what draws text-conditioned masks
     "judge": ("candidate_judge", "text_to_judge"),  # what judges whole candidates
+    "second_look": ("second_look",),  # what draws masks again
     "organ_heads": ("image.organ_head", "half_organ_head", "quarter_organ_head"),  # last layers of "encoder"
 }
 SLAB_MM = 12.0  # RadFinder's slabs (model.md 2.2)
@@ -64,11 +67,13 @@ class ModelConfig:
     decoder_organs: which organs the lesion decoder reads: "drawn", those of the organ heads; "kept", those
         that these drew when it was trained, by a copy of the head, so that organs can be learnt
         afterwards without moving what the decoder sees. Our choice.
+    second_look: the abnormalities whose masks are drawn again (`core_model.second_look`), in this order; none
+        where there is no such network.
 
     Raises
     ------
-    ValueError: if a form is not known, or the slabs of separate projectors (one layer of the
-        grid, two voxels) were thicker than 12 mm.
+    ValueError: if a form or an abnormality is not known, or the slabs of separate projectors (one layer of
+        the grid, two voxels) were thicker than 12 mm.
     """
 
     spacing_mm: float = 4.0
@@ -80,12 +85,16 @@ class ModelConfig:
     pooling: str = "both"
     projectors: str = "shared"
     decoder_organs: str = "drawn"
+    second_look: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.decoder_organs not in DECODER_ORGANS:
             raise ValueError(
                 f"decoder_organs is {self.decoder_organs!r}; choose of {', '.join(DECODER_ORGANS)}"
             )
+        unknown = sorted(set(self.second_look) - {a.name for a in abnormalities()})
+        if unknown:
+            raise ValueError(f"second_look names {unknown[0]!r}, which is not in the abnormality dictionary")
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling is {self.pooling!r}; choose of {', '.join(POOLINGS)}")
         if self.projectors not in PROJECTORS:
@@ -225,6 +234,9 @@ class SightlineModel(nn.Module):
         self.kept_organ_head: nn.Conv3d | None = None
         if config.decoder_organs == "kept":
             self.kept_organ_head = nn.Conv3d(half, n_organs + 1, 1).requires_grad_(False)
+        self.second_look: SecondLook | None = None
+        if config.second_look:
+            self.second_look = SecondLook(len(config.second_look), n_organs)
         self.separate = config.projectors == "separate"
         if self.separate:
             nn.init.constant_(self.global_bias, -10.0)  # SigLIP's start, which RadFinder takes over

@@ -98,7 +98,7 @@ class Reader:
         self.organ_segmenter = organ_segmenter
         self._model = checkpoint.model.to(device)
         self._model.channels_last()
-        self._detector = Detector(self._model, self.abnormalities, device)
+        self._detector = Detector(self._model, self.abnormalities, device, bf16=bf16)
         self._asker = Asker(self._model, self.abnormalities, bf16=bf16)
         self._statements = Statements(self._model, self.abnormalities)
 
@@ -243,7 +243,8 @@ class Reader:
     def segment(self, volume: hd.Volume, text: str, *, progress: Progress | None = None) -> hd.Volume:
         """Draw what a text describes: its text-conditioned mask, whatever organ it lies in.
 
-        The masks were trained on abnormalities; a text that names none of them may get any mask
+        A text that means an abnormality of the dictionary gets the mask of the second look, where the model
+        has one. The masks were trained on abnormalities; a text that names none of them may get any mask
         or none. Lesions that were judged one by one are in `Reading.lesion_mask`.
 
         Parameters
@@ -264,14 +265,15 @@ class Reader:
         upright = canonical(volume)
         with torch.inference_mode():
             classifier = self._model.encode_text([text])
-        with clock.stage("resample", 0.05):
-            hu, geometry = to_model_grid(upright, self._model.config.spacing_mm)
-        with clock.stage("encode", 0.1):
-            features = encode_scan(self._model, hu, geometry, self.device, self.bf16)
+        meant = self.question(text).abnormality
+        features = self._features(upright, clock, lesions=True)
         with clock.stage("mask", 0.9), torch.inference_mode():
-            dense = features.dense[None].to(self.device)
-            logits = text_masks(dense, classifier.mask_weight, classifier.mask_bias)[0, 0].cpu()
-            probability = logits.sigmoid() * features.body
+            if meant in self._model.config.second_look:
+                probability = self._detector.drawn_again(features)[str(meant)]
+            else:
+                dense = features.dense[None].to(self.device)
+                logits = text_masks(dense, classifier.mask_weight, classifier.mask_bias)[0, 0].cpu()
+                probability = logits.sigmoid() * features.body
             inside = (probability >= self.thresholds.mask).numpy()
             drawn = np.zeros(upright.spatial_shape, dtype=bool)
             if inside.any():

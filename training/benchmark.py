@@ -5,7 +5,7 @@ Not the comparison with a reading (`training.judging`) and not the figures (`tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import highdicom as hd
@@ -27,6 +27,7 @@ from training.phantoms.tissues import Phantom
 VERSION = "phantoms/2"  # new whenever a seed gives another patient or another scan
 PARTIAL = 0.4  # share of the patients of whom only a part is scanned; our choice
 TEST_SEED, DEVELOPMENT_SEED = 1_000_000, 2_000_000
+TRAINING_SEED = 5_000_000  # of whole patients for training (`training.stored_patients`)
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ def coverage_of(seed: int) -> str | None:
     return None if rng.random() >= PARTIAL else str(rng.choice(sorted(COVERAGE)))
 
 
-def make_case(seed: int, spacing_mm: float = 2.5) -> Case:
-    """The benchmark's patient of a seed."""
-    phantom = make_phantom(seed, spacing_mm=spacing_mm, coverage=coverage_of(seed))
+def make_case(seed: int, spacing_mm: float = 2.5, chances: Mapping[str, float] | None = None) -> Case:
+    """The benchmark's patient of a seed; with `chances` (`make_phantom`) one who has other lesions."""
+    phantom = make_phantom(seed, spacing_mm=spacing_mm, coverage=coverage_of(seed), chances=chances)
     kernel = sorted(KERNELS)[seed % len(KERNELS)]
     settings = SeriesSettings(seed=seed, kernel=kernel)
     geometry = export_geometry(phantom, settings)

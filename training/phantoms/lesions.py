@@ -6,7 +6,7 @@ abnormality must be met often in training, not as often as in a hospital.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,6 +122,7 @@ def plant(
     anatomy: Anatomy,
     rng: np.random.Generator,
     wanted: Sequence[tuple[str, float]] | None = None,
+    chances: Mapping[str, float] | None = None,
 ) -> Planting:
     """Plant abnormalities at random, or exactly those in `wanted`.
 
@@ -130,6 +131,7 @@ def plant(
     anatomy: where to plant; organs that are not in it get nothing.
     wanted: (abnormality, diameter in mm) pairs; None draws them by each kind's chance. The
         diameter of those without a size (`disorders`) is ignored.
+    chances: probability that a patient has an abnormality, instead of its kind's own, where it is drawn.
 
     Raises
     ------
@@ -142,9 +144,10 @@ def plant(
     shapes = {d.abnormality: d for d in disorders()}
     if wanted is None:
         later = rng.spawn(1)[0]
-        first_orders = _draw(rng, disorders()[:FIRST_DISORDERS], lesion_kinds()[:FIRST_KINDS])
+        changed = chances or {}
+        first_orders = _draw(rng, disorders()[:FIRST_DISORDERS], lesion_kinds()[:FIRST_KINDS], changed)
         orders = [(name, size, rng) for name, size in first_orders]
-        later_orders = _draw(later, disorders()[FIRST_DISORDERS:], lesion_kinds()[FIRST_KINDS:])
+        later_orders = _draw(later, disorders()[FIRST_DISORDERS:], lesion_kinds()[FIRST_KINDS:], changed)
         orders += [(name, size, later) for name, size in later_orders]
     else:
         unknown = [n for n, _ in wanted if n not in kinds and n not in shapes]
@@ -169,15 +172,18 @@ def plant(
 
 
 def _draw(
-    rng: np.random.Generator, shapes: Sequence[Disorder], kinds: Sequence[LesionKind]
+    rng: np.random.Generator,
+    shapes: Sequence[Disorder],
+    kinds: Sequence[LesionKind],
+    chances: Mapping[str, float],
 ) -> list[tuple[str, float]]:
     orders: list[tuple[str, float]] = []
     for shape in shapes:
-        if rng.random() < shape.chance:
+        if rng.random() < chances.get(shape.abnormality, shape.chance):
             size = 0.0 if shape.diameter_mm is None else uniform(rng, *shape.diameter_mm)
             orders.append((shape.abnormality, size))
     for kind in kinds:
-        if rng.random() < kind.chance:
+        if rng.random() < chances.get(kind.abnormality, kind.chance):
             for _ in range(int(rng.integers(kind.count[0], kind.count[1] + 1))):
                 low, high = np.log(kind.diameter_mm)
                 orders.append((kind.abnormality, float(np.exp(rng.uniform(low, high)))))

@@ -7,7 +7,7 @@ send to the node, with the truth that results are compared with.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def make_phantom(
     seed: int,
     *,
     lesions: Sequence[tuple[str, float]] | None = None,
+    chances: Mapping[str, float] | None = None,
     phase: str | None = None,
     spacing_mm: float = 2.0,
     height_mm: float | None = None,
@@ -67,6 +68,7 @@ def make_phantom(
     ----------
     seed: not negative; the same seed and arguments give the same phantom.
     lesions: (abnormality, diameter in mm) to plant; None draws them.
+    chances: of `training.phantoms.lesions.plant`, where they are drawn.
     phase: contrast phase; None draws it.
     spacing_mm: isotropic voxel size.
     height_mm: length of the scan, None for neck to thigh.
@@ -80,7 +82,7 @@ def make_phantom(
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     body, findings, scanner = (np.random.default_rng([seed, k]) for k in range(3))
     anatomy = procedural_anatomy(body, spacing_mm, height_mm, coverage)
-    return scan(plant(anatomy, findings, lesions), spacing_mm, scanner, phase)
+    return scan(plant(anatomy, findings, lesions, chances), spacing_mm, scanner, phase)
 
 
 def write_study(

@@ -72,7 +72,6 @@ def finding_record(
     shares = F.avg_pool3d(features.organ_probability[None, 1:], 2)  # (1, O, d, h, w)
     pooled = model.organ_pooling(features.grid[None].to(device), shares.to(device))[0]  # (O, E)
     seen = detector.look(features, thresholds)
-    reach = torch.stack([seen.regions[a.organ].reach for a in entries])  # (A, D, H, W)
     label = features.organ_probability.argmax(0)
     voxel_ml = model.config.spacing_mm**3 / 1000
     in_view = [
@@ -80,7 +79,7 @@ def finding_record(
     ]
     return FindingRecord(
         organ=pooled[[organ(a.organ).label - 1 for a in entries]].cpu(),
-        evidence=top_logit(seen.masks[None], reach[None])[0].cpu(),
+        evidence=top_logit(seen.masks[None])[0].cpu(),
         in_view=torch.tensor(in_view),
         truth=truth,
     )

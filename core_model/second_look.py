@@ -1,0 +1,222 @@
+"""The second look: a small 3D U-Net that reads the first masks together with the image, and draws them again.
+
+The point decoder judges each voxel by itself (`core_model.point_decoder`). What it cannot know is seen here:
+that a dark spot is a vein because it goes on above, or the gallbladder because of where it lies. The U-Net
+reads the CT, the organs that were drawn and the first mask of every abnormality, and says of each voxel
+which one of them it shows, or none. It was trained for the abnormalities of `ModelConfig.second_look`; any
+other text has its first mask. Our choice; neither paper draws twice.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from core_model.pooling import box_max
+
+WIDTHS = (32, 64, 96)  # of cells of 2x2x2 voxels, of twice that side, and so on
+FOLD = 2  # a cell's voxels become channels: convolutions over voxels would cost several times as much
+STRIDE = FOLD * 2 ** (len(WIDTHS) - 1)
+# Level, width and limits of what is read, in HU: liver and bowel, soft tissue, lung, bone.
+WINDOWS = (
+    (60.0, 50.0, -2.0, 2.0),
+    (50.0, 200.0, -1.0, 1.5),
+    (-400.0, 600.0, -1.0, 1.0),
+    (400.0, 600.0, -1.0, 1.5),
+)
+CONTRAST_HU, CONTRAST_MOST = 30.0, 3.0  # of a voxel to the median of its organ
+IMAGE_CHANNELS = len(WINDOWS) + 1
+LEAST_LOGIT, MOST_LOGIT, LOGIT_SCALE = -8.0, 6.0, 4.0  # of first masks
+FEW = 20  # voxels of an organ that have no median yet
+NEAR = 5  # first masks are read in cubes of so many voxels round what is drawn as an organ
+START = 2.0  # how much more than its first mask an abnormality begins with, against `START_NONE`
+START_NONE = 4.0
+
+
+def channels_of(kinds: int, organs: int) -> int:
+    """How many channels `look_channels` makes of so many abnormalities and organs."""
+    return FOLD**3 * (IMAGE_CHANNELS + kinds) + organs
+
+
+def organ_medians(hu: torch.Tensor, label: torch.Tensor, organs: int) -> torch.Tensor:
+    """The median grey value of each organ of a scan.
+
+    Parameters
+    ----------
+    hu, label: (D, H, W) Hounsfield units, and the most probable organ of each voxel (0: none).
+
+    Returns
+    -------
+    (1 + organs,) HU; 0 for "none" and for organs of `FEW` voxels or less.
+    """
+    medians = torch.zeros(1 + organs)
+    for organ in range(1, 1 + organs):
+        own = hu[label == organ]
+        if own.numel() > FEW:
+            medians[organ] = own.float().median()
+    return medians
+
+
+def near_organs(label: torch.Tensor) -> torch.Tensor:
+    """(D, H, W) bool, where first masks are read: about everything that is drawn as an organ."""
+    return box_max((label > 0)[None, None].float(), NEAR)[0, 0] > 0
+
+
+def limited(first: torch.Tensor) -> torch.Tensor:
+    """Logits of first masks as the second look reads them."""
+    return first.clamp(LEAST_LOGIT, MOST_LOGIT)
+
+
+def look_channels(
+    hu: torch.Tensor, label: torch.Tensor, first: torch.Tensor, medians: torch.Tensor
+) -> torch.Tensor:
+    """What the second look reads.
+
+    Parameters
+    ----------
+    hu: (B, D, H, W) Hounsfield units.
+    label: (B, D, H, W) the most probable organ, 0 where none.
+    first: (B, K, D, H, W) `limited` logits of the first masks, low where they are not to be read.
+    medians: (B, 1 + O) of `organ_medians`, of the whole scan.
+
+    Returns
+    -------
+    (B, `channels_of`, D/2, H/2, W/2) float32, channels last: of each cell the image and the first masks of
+    its eight voxels, and the share of each organ.
+    """
+    index = label.long()
+    of_organ = medians.gather(1, index.flatten(1)).view_as(hu)
+    contrast = ((hu - of_organ) / CONTRAST_HU).clamp(-CONTRAST_MOST, CONTRAST_MOST)
+    image = [((hu - level) / width).clamp(low, high) for level, width, low, high in WINDOWS]
+    image.append(contrast * (label > 0))
+    voxels = torch.cat([torch.stack(image, -1), first.movedim(1, -1) / LOGIT_SCALE], -1)  # (B, D, H, W, C)
+    of_cell = folded(index[..., None])  # (B, d, h, w, 8)
+    eighth = torch.full(of_cell.shape, FOLD**-3, device=hu.device)
+    shares = eighth.new_zeros(*of_cell.shape[:-1], medians.shape[1]).scatter_add(-1, of_cell, eighth)
+    return torch.cat([folded(voxels), shares[..., 1:]], -1).movedim(-1, 1)
+
+
+def folded(voxels: torch.Tensor) -> torch.Tensor:
+    """(B, D, H, W, C) of voxels -> (B, D/2, H/2, W/2, 8 C) of cells."""
+    b, d, h, w, c = voxels.shape
+    cells = voxels.reshape(b, d // FOLD, FOLD, h // FOLD, FOLD, w // FOLD, FOLD, c)
+    return cells.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, d // FOLD, h // FOLD, w // FOLD, FOLD**3 * c)
+
+
+def unfolded(cells: torch.Tensor) -> torch.Tensor:
+    """What `folded` folds."""
+    b, d, h, w, c = cells.shape
+    voxels = cells.reshape(b, d, h, w, FOLD, FOLD, FOLD, c // FOLD**3).permute(0, 1, 4, 2, 5, 3, 6, 7)
+    return voxels.reshape(b, FOLD * d, FOLD * h, FOLD * w, c // FOLD**3)
+
+
+def _convolutions(channels_in: int, channels_out: int) -> nn.Sequential:
+    """Two normalised 3x3x3 convolutions."""
+    layers: list[nn.Module] = []
+    for inner in (channels_in, channels_out):
+        layers += [
+            nn.Conv3d(inner, channels_out, 3, padding=1, bias=False),
+            nn.GroupNorm(min(8, channels_out // 4), channels_out),
+            nn.LeakyReLU(0.01, inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class SecondLook(nn.Module):
+    """The U-Net.
+
+    Parameters
+    ----------
+    kinds: abnormalities, at least one.
+    organs: organs that the encoder draws.
+    """
+
+    def __init__(self, kinds: int, organs: int) -> None:
+        super().__init__()
+        self.kinds = kinds
+        self.stem = nn.Conv3d(channels_of(kinds, organs), WIDTHS[0], 1)
+        self.read = nn.ModuleList(_convolutions(w, w) for w in WIDTHS)
+        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(WIDTHS))
+        self.rise = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in reversed(list(pairwise(WIDTHS))))
+        self.draw = nn.ModuleList(_convolutions(2 * w, w) for w in reversed(WIDTHS[:-1]))
+        self.out = nn.Conv3d(WIDTHS[0], FOLD**3 * (1 + kinds), 1)
+        self.first = nn.Conv3d(kinds, 1 + kinds, 1, bias=False)  # first masks, as they are at the start
+        with torch.no_grad():
+            self.out.weight.mul_(0.3)
+            start = torch.full((FOLD**3, 1 + kinds), START)
+            start[:, 0] = START_NONE
+            self.out.bias = nn.Parameter(start.flatten())
+            self.first.weight.zero_()
+            self.first.weight[1:].copy_(torch.eye(kinds).view(kinds, kinds, 1, 1, 1))
+
+    def forward(self, x: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Look.
+
+        Parameters
+        ----------
+        x: (B, `channels_of`, d, h, w) of `look_channels`.
+        first: (B, K, D, H, W) `limited` logits of the first masks; D, H and W multiples of `STRIDE`.
+
+        Returns
+        -------
+        (B, 1 + K, D, H, W) logits of a softmax, channels last; channel 0 is "none of them".
+
+        Raises
+        ------
+        ValueError: if a side is not a multiple of `STRIDE`.
+        """
+        if any(n % STRIDE for n in first.shape[2:]):
+            raise ValueError(
+                f"first has spatial shape {tuple(first.shape[2:])}; pad every side to a multiple of {STRIDE}"
+            )
+        y = self.stem(x)
+        skips = []
+        for read, down in zip(self.read[:-1], self.down, strict=True):
+            skips.append(read(y))
+            y = down(skips[-1])
+        y = self.read[-1](y)
+        for rise, draw in zip(self.rise, self.draw, strict=True):
+            y = F.interpolate(rise(y), scale_factor=2.0, mode="nearest")
+            y = draw(torch.cat([y, skips.pop()], 1))
+        drawn = unfolded(self.out(y).movedim(1, -1)).movedim(-1, 1)
+        logits: torch.Tensor = drawn + self.first(first)
+        return logits  # (B, 1 + K, D, H, W)
+
+    @torch.inference_mode()
+    def probabilities(
+        self, hu: torch.Tensor, label: torch.Tensor, first: torch.Tensor, *, bf16: bool = False
+    ) -> torch.Tensor:
+        """The masks of a whole scan.
+
+        Parameters
+        ----------
+        hu: (D, H, W) Hounsfield units.
+        label: (D, H, W) the most probable organ.
+        first: (K, D, H, W) logits of the first masks.
+        bf16: whether convolutions run in bfloat16.
+
+        Returns
+        -------
+        (K, D, H, W) float32, on the CPU: the probability that a voxel shows each abnormality.
+        """
+        device = self.stem.weight.device
+        shape = hu.shape
+        organs = self.stem.in_channels - channels_of(self.kinds, 0)
+        medians = organ_medians(hu, label, organs)
+        first = limited(first.masked_fill(~near_organs(label), LEAST_LOGIT))
+        missing = [-n % STRIDE for n in reversed(shape)]
+        ends = (0, missing[0], 0, missing[1], 0, missing[2])
+        first = F.pad(first, ends, value=LEAST_LOGIT)[None].to(device)
+        x = look_channels(
+            F.pad(hu, ends, value=-1000.0)[None].to(device),
+            F.pad(label, ends)[None].to(device),
+            first,
+            medians[None].to(device),
+        )
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            logits = self(x, first)
+        drawn: torch.Tensor = logits.float().softmax(1)[0, 1:, : shape[0], : shape[1], : shape[2]].cpu()
+        return drawn

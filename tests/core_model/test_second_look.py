@@ -1,0 +1,207 @@
+"""The second look begins with the first masks, reads what its channels say, and the reader takes its word."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core_model.abnormality import abnormalities
+from core_model.anatomy import organ, organs
+from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from core_model.clock import Clock
+from core_model.model import ModelConfig, SightlineModel
+from core_model.reader import Reader
+from core_model.reading import ModelIdentity
+from core_model.second_look import (
+    FEW,
+    FOLD,
+    IMAGE_CHANNELS,
+    LOGIT_SCALE,
+    STRIDE,
+    SecondLook,
+    channels_of,
+    folded,
+    limited,
+    look_channels,
+    near_organs,
+    organ_medians,
+    unfolded,
+)
+from tests.tiny import CARD, body_volume, tiny_model
+from training.judging import bare
+
+NAMES = ("liver_tumour", "lung_nodule", "kidney_stone")
+ORGANS = len(organs())
+LIVER = organ("liver").label
+
+
+def model_that_looks_again(seed: int = 0, kinds: tuple[str, ...] = NAMES) -> SightlineModel:
+    """The tests' model with an untrained second look."""
+    own = tiny_model(seed)
+    model = SightlineModel(dataclasses.replace(own.config, second_look=kinds), own.text.tokenizer_json)
+    model.load_state_dict(own.state_dict(), strict=False)
+    return model.eval()
+
+
+def reader_of(model: SightlineModel) -> Reader:
+    reader = Reader(Checkpoint(model, CARD, ModelIdentity("tiny", "1", "0" * 64)), torch.device("cpu"), False)
+    reader.thresholds = bare(reader.thresholds)
+    return reader
+
+
+def test_channels_say_what_is_there() -> None:
+    hu = torch.full((1, 8, 8, 8), 100.0)
+    hu[0, 4, 4, 4] = 55.0
+    label = torch.zeros(1, 8, 8, 8, dtype=torch.long)
+    label[0, :, :, :5] = LIVER
+    first = torch.full((1, 3, 8, 8, 8), -20.0)
+    first[0, 1, 4, 4, 4] = 2.0
+    medians = organ_medians(hu[0], label[0], ORGANS)
+    assert medians[LIVER] == 100.0
+    assert medians.count_nonzero() == 1
+    x = look_channels(hu, label, limited(first), medians[None])
+    assert x.shape == (1, channels_of(3, ORGANS), 4, 4, 4)
+    voxels = unfolded(x[:, : FOLD**3 * (IMAGE_CHANNELS + 3)].movedim(1, -1))[0]  # (8, 8, 8, C)
+    contrast = voxels[..., IMAGE_CHANNELS - 1]
+    assert contrast[4, 4, 4] == -1.5  # 45 HU below its organ
+    assert contrast.count_nonzero() == 1
+    masks = voxels[..., IMAGE_CHANNELS:]
+    assert masks[4, 4, 4, 1] == 2.0 / LOGIT_SCALE
+    assert masks.min() == -2.0  # no lower than -8
+    shares = x[0, FOLD**3 * (IMAGE_CHANNELS + 3) :]
+    assert shares[LIVER - 1, 0, 0].tolist() == [1.0, 1.0, 0.5, 0.0]
+    assert float(shares.sum()) == float(shares[LIVER - 1].sum())
+
+
+def test_what_is_folded_unfolds() -> None:
+    voxels = torch.arange(2 * 4 * 6 * 8 * 3).reshape(2, 4, 6, 8, 3)
+    cells = folded(voxels)
+    assert cells.shape == (2, 2, 3, 4, 24)
+    assert cells[1, 1, 2, 3, :3].tolist() == voxels[1, 2, 4, 6].tolist()
+    assert torch.equal(unfolded(cells), voxels)
+
+
+def test_first_masks_are_read_about_organs() -> None:
+    label = torch.zeros(12, 12, 12, dtype=torch.long)
+    label[6, 6, 6] = LIVER
+    assert int(near_organs(label).sum()) == 5**3
+
+
+def test_an_organ_of_few_voxels_has_no_median() -> None:
+    label = torch.zeros(4, 4, 4, dtype=torch.long)
+    label.view(-1)[:FEW] = LIVER
+    assert organ_medians(torch.full((4, 4, 4), 50.0), label, ORGANS).count_nonzero() == 0
+    label.view(-1)[FEW] = LIVER
+    assert organ_medians(torch.full((4, 4, 4), 50.0), label, ORGANS)[LIVER] == 50.0
+
+
+def test_it_begins_with_the_order_of_the_first_masks() -> None:
+    torch.manual_seed(0)
+    look = SecondLook(3, ORGANS).eval()
+    look.out.weight.data.zero_()  # what it has not learnt yet is noise
+    first = torch.randn(3, 8, 16, 16)
+    label = torch.full((8, 16, 16), LIVER)
+    drawn = look.probabilities(torch.full((8, 16, 16), 80.0), label, first)
+    for k in range(3):
+        others = first.exp().sum(0) - first[k].exp()
+        expected = first[k].exp() / (first[k].exp() + others + np.exp(2.0))
+        torch.testing.assert_close(drawn[k], expected, atol=1e-5, rtol=1e-5)
+
+
+@given(shape=st.tuples(*[st.integers(1, 19)] * 3))
+@settings(max_examples=8)
+def test_any_scan_keeps_its_shape(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    look = SecondLook(2, ORGANS).eval()
+    drawn = look.probabilities(
+        torch.zeros(shape), torch.zeros(shape, dtype=torch.long), torch.zeros(2, *shape)
+    )
+    assert drawn.shape == (2, *shape)
+    assert bool(((drawn >= 0) & (drawn.sum(0) <= 1 + 1e-5)).all())
+
+
+def test_a_side_that_does_not_fit_is_named() -> None:
+    first = torch.zeros(1, 1, 8, 8, 12)
+    with pytest.raises(ValueError, match=rf"\(8, 8, 12\); pad every side to a multiple of {STRIDE}"):
+        SecondLook(1, ORGANS)(torch.zeros(1, channels_of(1, ORGANS), 4, 4, 6), first)
+
+
+def test_it_travels_in_a_checkpoint(tmp_path: Path) -> None:
+    model = model_that_looks_again()
+    save_checkpoint(model, CARD, tmp_path)
+    held = load_checkpoint(tmp_path).model
+    assert held.config.second_look == NAMES
+    assert held.second_look is not None
+    assert torch.equal(held.second_look.stem.weight, model.second_look.stem.weight.half().float())
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("kidney_stone", "wart"))
+    with pytest.raises(CheckpointError, match="cannot be read: second_look names 'wart'"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_config_that_names_no_abnormality_is_refused() -> None:
+    with pytest.raises(ValueError, match="second_look names 'wart'"):
+        ModelConfig(second_look=("wart",))
+
+
+def test_a_reader_draws_again_what_it_can_and_only_that() -> None:
+    volume = body_volume((20, 24, 26))
+    plain, again = reader_of(tiny_model()), reader_of(model_that_looks_again())
+    features = plain._features(volume.copy(), Clock(None), lesions=True)
+    with torch.inference_mode():
+        before = plain._detector.look(features, plain.thresholds)
+        after = again._detector.look(features, again.thresholds)
+    changed = [
+        a.name
+        for a, x, y in zip(abnormalities(), before.masks, after.masks, strict=True)
+        if not torch.allclose(x, y, atol=1e-5)
+    ]
+    assert set(changed) <= set(NAMES)
+    assert changed
+    # Of those three it draws one at most in a voxel, inside the body.
+    drawn = after.masks[[a.name in NAMES for a in abnormalities()]]
+    assert float(drawn.sum(0).max()) <= 1 + 1e-5
+    assert float((drawn * ~features.body).max()) == 0.0
+
+
+def test_lesions_lie_where_the_second_look_draws_them_organ_or_not() -> None:
+    """A second look that says "perhaps a liver tumour" of all the body: it is one lesion, liver or not."""
+    model = model_that_looks_again(kinds=("liver_tumour",))
+    look = model.second_look
+    assert look is not None
+    with torch.no_grad():
+        for p in look.parameters():
+            p.zero_()
+    reader = reader_of(model)
+    reader.thresholds = dataclasses.replace(reader.thresholds, raise_findings=True)
+    volume = body_volume((20, 24, 26))
+    found = reader.read(volume)
+    own = [n for n in found.lesions if n.type == "liver_tumour"]
+    assert [n.probability for n in own] == [pytest.approx(0.5)]
+    finding = next(f for f in found.findings if f.abnormality == "liver_tumour")
+    assert finding.probability is not None
+    assert finding.probability >= own[0].probability
+
+
+def test_a_text_that_means_what_is_drawn_again_gets_that_mask() -> None:
+    model = model_that_looks_again(kinds=("liver_tumour",))
+    look = model.second_look
+    assert look is not None
+    with torch.no_grad():
+        for p in look.parameters():
+            p.zero_()  # half of all the body
+    reader = reader_of(model)
+    volume = body_volume((20, 24, 26))
+    body = reader._features(volume, Clock(None), lesions=True).body
+    drawn = reader.segment(volume, "liver tumour").array > 0
+    assert drawn.sum() > 0.7 * float(body.sum())
+    plain = reader_of(tiny_model())
+    assert np.array_equal(
+        reader.segment(volume, "kidney stone").array, plain.segment(volume, "kidney stone").array
+    )

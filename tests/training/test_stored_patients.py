@@ -1,0 +1,130 @@
+"""Patients are painted with many tumours, read as the reader reads, and kept as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from core_model.abnormality import abnormalities
+from core_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from core_model.clock import Clock
+from core_model.inference import supports_bf16
+from core_model.reader import Reader
+from core_model.reading import ModelIdentity
+from core_model.second_look import near_organs
+from core_model.volume import canonical
+from tests.tiny import CARD, tiny_model
+from training.benchmark import TRAINING_SEED, Case, make_case
+from training.phantoms.lesions import lesion_kinds
+from training.stored_patients import (
+    CHANCES,
+    PatientFile,
+    PatientReader,
+    StoredPatient,
+    from_bytes,
+    main,
+    patient_files,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return make_case(TRAINING_SEED, 5.0, CHANCES)
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return Checkpoint(tiny_model(), CARD, ModelIdentity("tiny", "1", "0" * 64))
+
+
+@pytest.fixture(scope="module")
+def patient(case: Case, checkpoint: Checkpoint) -> StoredPatient:
+    return PatientReader(checkpoint, CPU).read(case)
+
+
+def test_a_patient_has_more_tumours_than_one_of_the_benchmark(case: Case) -> None:
+    usual = make_case(TRAINING_SEED, 5.0)
+    assert case.volume.spatial_shape == usual.volume.spatial_shape
+    tumours = {k.abnormality for k in lesion_kinds()} & set(CHANCES)
+    count = [sum(p.abnormality in tumours for p in c.phantom.planted) for c in (case, usual)]
+    assert count[0] > count[1]
+    assert all(CHANCES[k.abnormality] > k.chance for k in lesion_kinds() if k.abnormality in CHANCES)
+
+
+def test_first_masks_are_those_of_the_reader(
+    case: Case, checkpoint: Checkpoint, patient: StoredPatient
+) -> None:
+    reader = Reader(checkpoint, CPU, supports_bf16(CPU))
+    features = reader._features(canonical(case.volume), Clock(None), lesions=True)
+    with torch.inference_mode():
+        logits = reader._detector._logits(features, reader._detector._present)
+    label = features.organ_probability.argmax(0)
+    assert torch.equal(patient.label, label.to(torch.uint8))
+    assert torch.equal(patient.hu, features.hu.round().to(torch.int16))
+    read = near_organs(label) & features.body
+    assert 0 < int(read.sum()) < read.numel()
+    kept = from_bytes(patient.first)
+    inside = logits.clamp(-13.3, 7.9)[:, read]
+    assert float((kept[:, read] - inside).abs().max()) < 0.06
+    assert float(kept[:, ~read].max()) < -13
+
+
+def test_lesions_are_those_that_were_planted(case: Case, patient: StoredPatient) -> None:
+    names = [a.name for a in abnormalities()]
+    planted = [p.abnormality for p in case.phantom.planted if p.mask_value]
+    assert patient.spots
+    for number, spot in enumerate(patient.spots, start=1):
+        own = patient.lesions == number
+        assert int(own.sum()) == spot.voxels > 0
+        middle = own.nonzero().float().mean(0)
+        assert middle.tolist() == pytest.approx(spot.centre, abs=0.51)
+        assert names[spot.kind] in planted
+    assert int(patient.lesions.max()) == len(patient.spots)
+
+
+def test_boxes_of_a_file_are_those_of_the_patient(patient: StoredPatient, tmp_path: Path) -> None:
+    file = tmp_path / "0.safetensors"
+    patient.save(file)
+    held = PatientFile(file)
+    assert held.shape == tuple(patient.hu.shape)
+    assert held.spots == patient.spots
+    assert torch.equal(held.medians, patient.medians)
+    assert torch.equal(held.whole("label"), patient.label)
+    box = (slice(1, 4), slice(2, 9), slice(0, 5))
+    for name, value in held.box(box).items():
+        assert torch.equal(value, getattr(patient, name)[..., *box]), name
+    file.write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"0\.safetensors holds no patient .* delete it and store anew"):
+        PatientFile(file)
+
+
+def test_the_command_stores_patients_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tiny_model(), CARD, tmp_path / "checkpoint")
+    painted = []
+
+    def small(seed: int, spacing_mm: float, chances: dict[str, float]) -> Case:
+        painted.append(seed)
+        return make_case(seed, 8.0, chances)
+
+    monkeypatch.setattr("training.stored_patients.make_case", small)
+    given = [str(tmp_path / "checkpoint"), "--out", str(tmp_path / "patients"), "--device", "cpu"]
+    main([*given, "--n", "2", "--part", "2/2"])
+    main([*given, "--n", "2"])
+    assert painted == [TRAINING_SEED + 1, TRAINING_SEED]
+    files = patient_files(tmp_path / "patients", load_checkpoint(tmp_path / "checkpoint"))
+    assert [f.stem for f in files] == [str(TRAINING_SEED), str(TRAINING_SEED + 1)]
+    save_checkpoint(tiny_model(1), CARD, tmp_path / "checkpoint")
+    with pytest.raises(SystemExit):
+        main(given)
+    save_checkpoint(tiny_model(), CARD, tmp_path / "checkpoint")
+    main([*given, "--n", "2"])
+    assert len(painted) == 2
+
+
+def test_no_patients_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--out", str(tmp_path), "--n", "0"])

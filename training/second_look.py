@@ -1,0 +1,388 @@
+"""Train the second look: ``python -m training.second_look CHECKPOINT --patients DIR --out DIR``.
+
+A stage of its own on whole patients (`training.stored_patients`), after all others: whatever changes encoder
+or first masks changes what it reads. Cross entropy over all abnormalities and "none", and Dice of each that a
+batch shows. Interrupt it at will: the same command goes on, with the same crops and weights as without.
+Thresholds are set afterwards (`training.calibrate`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader
+
+from core_model.abnormality import abnormality
+from core_model.anatomy import organ, organs
+from core_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from core_model.inference import choose_device, describe_device
+from core_model.model import SightlineModel
+from core_model.reader import searched
+from core_model.second_look import STRIDE, SecondLook, look_channels
+from training.logbook import LogBook
+from training.parallel import PRECISIONS, trains_in_bf16
+from training.patient_crops import CropPlan, PatientCrops, first_logits
+from training.run_state import load_module_state, load_optimiser_state, module_state, optimiser_state
+from training.stored_patients import patient_files
+from training.whole_files import whole_file
+
+CONFIG = Path(__file__).parent / "configs" / "second_look.toml"
+STATE = "state.pt"
+LOG_EVERY, SAVE_EVERY_S = 20, 120.0
+# Of the card before, what is no longer true of a model that draws its masks again.
+LEFT_OUT = ("thresholds", "calibration", "metrics", "digest")
+
+
+@dataclass(frozen=True)
+class LookSettings:
+    """The content of ``training/configs/second_look.toml``.
+
+    Attributes
+    ----------
+    kinds: names of the abnormalities that are drawn again: tumours, and what is mistaken for them.
+    precision: "auto", "bf16" or "32" (`training.parallel`).
+    steps, batch: crops are counted by the batch.
+    learning_rate, warmup_steps, least_rate: `rate`; weight_decay, clip: as ever.
+    ema: decay of the mean weights, which are saved as the checkpoint.
+    cross_entropy, dice: weights of `look_losses`.
+    crops: where they are cut.
+
+    Raises
+    ------
+    ValueError: if a number makes no sense; the message names it.
+    """
+
+    kinds: tuple[str, ...] = ()
+    precision: str = "auto"
+    seed: int = 0
+    steps: int = 3000
+    batch: int = 4
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 100
+    least_rate: float = 0.02
+    weight_decay: float = 2e-2
+    clip: float = 5.0
+    ema: float = 0.997
+    cross_entropy: float = 10.0
+    dice: float = 0.5
+    crops: CropPlan = field(default_factory=CropPlan)
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            raise ValueError("kinds is empty; name the abnormalities that are to be drawn again")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; choose of {', '.join(PRECISIONS)}")
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps is {self.steps} and batch {self.batch}; 1 is the least")
+        if any(n % STRIDE for n in self.crops.size):
+            raise ValueError(f"crops size is {list(self.crops.size)}; needed are multiples of {STRIDE}")
+
+    @classmethod
+    def from_file(cls, path: Path) -> LookSettings:
+        """Read a TOML file.
+
+        Raises
+        ------
+        ValueError: if a key is unknown; the message names it.
+        """
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        crops = values.pop("crops", {})
+        for given, known in ((values, cls), (crops, CropPlan)):
+            unknown = sorted(set(given) - set(known.__dataclass_fields__))
+            if unknown:
+                raise ValueError(f"config {path}: key {unknown[0]!r} is unknown")
+        if "size" in crops:
+            crops["size"] = tuple(crops["size"])
+        values["kinds"] = tuple(values.get("kinds", ()))
+        return cls(**values, crops=CropPlan(**crops))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step: linear at first, then a cosine."""
+        rest = self.least_rate + (1 - self.least_rate) * 0.5 * (1 + np.cos(np.pi * step / self.steps))
+        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps)) * float(rest)
+
+
+def look_losses(
+    logits: torch.Tensor, kind: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy and Dice loss.
+
+    Parameters
+    ----------
+    logits: (B, 1 + K, D, H, W) of `SecondLook`.
+    kind: (B, D, H, W) 0 none, 1 + k.
+    weight: (B, D, H, W) how much each voxel counts in the cross entropy.
+
+    Returns
+    -------
+    The mean of the weighted cross entropy, and the mean over the abnormalities that the batch shows of one
+    minus their Dice (with squares, as V-Net's); 0 where it shows none.
+    """
+    classes = logits.shape[1]
+    flat = logits.float().movedim(1, -1).reshape(-1, classes)  # (N, 1 + K)
+    true = kind.reshape(-1).long()
+    log = flat.log_softmax(1)
+    own = log.gather(1, true[:, None])[:, 0]
+    entropy = -(own * weight.reshape(-1)).mean()
+    count = torch.bincount(true, minlength=classes).to(flat)
+    probability = log.exp()
+    shared = flat.new_zeros(classes).index_add(0, true, own.exp())  # (1 + K,)
+    missed = 1 - (2 * shared + 1) / (probability.square().sum(0) + count + 1)
+    shown = count > 0
+    shown[0] = False
+    return entropy, (missed * shown).sum() / shown.sum().clamp_min(1)
+
+
+class LookRun:
+    """One training of a second look.
+
+    Parameters
+    ----------
+    checkpoint: whose first masks it reads; a second look that it has is not gone on with.
+    out: folder that keeps the run.
+
+    Raises
+    ------
+    ValueError: if the patients are another checkpoint's, or there are none.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        patients: Path,
+        out: Path,
+        settings: LookSettings,
+        device: torch.device,
+    ) -> None:
+        self.checkpoint, self.out, self.settings, self.device = checkpoint, out, settings, device
+        kinds = searched(checkpoint.card)
+        self.files = patient_files(patients, checkpoint)
+        names = [a.name for a in kinds]
+        unknown = sorted(set(settings.kinds) - set(names))
+        if unknown:
+            raise ValueError(
+                f"kinds has {unknown[0]!r}, which the checkpoint does not know; it knows {names}"
+            )
+        self.crops = PatientCrops(
+            self.files,
+            settings.crops,
+            kinds=[names.index(name) for name in settings.kinds],
+            tumours={i for i, a in enumerate(kinds) if a.tumour},
+            organs=sorted({organ(a.organ).label for a in kinds if a.tumour and a.name in settings.kinds}),
+            seed=settings.seed,
+        )
+        self.kinds = settings.kinds
+        torch.manual_seed(settings.seed)
+        look: Any = SecondLook(len(self.kinds), len(organs())).to(device)
+        self.look: SecondLook = look.to(memory_format=torch.channels_last_3d)
+        self.average = copy.deepcopy(self.look)
+        decayed = [p for p in self.look.parameters() if p.ndim > 1]
+        others = [p for p in self.look.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(
+            groups,
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=settings.weight_decay,
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.running: dict[str, float] = {}
+        self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and trains_in_bf16(device))
+
+    def resume(self) -> bool:
+        """Go on where the folder's run stopped; False if it holds none.
+
+        Raises
+        ------
+        ValueError: if it is a run with other settings or abnormalities.
+        """
+        file = self.out / STATE
+        if not file.exists():
+            return False
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if state["settings"] != _plain(self.settings):
+            raise ValueError(
+                f"{self.out} holds a run with other settings; name its config, "
+                "or another folder for a new run"
+            )
+        load_module_state(self.look, state["look"])
+        load_module_state(self.average, state["average"])
+        load_optimiser_state(self.look, self.optimiser, state["optimiser"])
+        self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
+        return True
+
+    def save(self) -> None:
+        """Write the state that `resume` reads, and the checkpoint of the mean weights."""
+        state = {
+            "settings": _plain(self.settings),
+            "look": module_state(self.look),
+            "average": module_state(self.average),
+            "optimiser": optimiser_state(self.look, self.optimiser),
+            "step": self.step,
+            "seconds": self.seconds,
+            "running": self.running,
+        }
+        with whole_file(self.out / STATE) as part:
+            torch.save(state, part)
+        save_checkpoint(
+            with_look(self.checkpoint, self.kinds, self.average), self.card(), self.out / "checkpoint"
+        )
+
+    def card(self) -> dict[str, Any]:
+        """The checkpoint's card with this stage."""
+        stage = {
+            "patients": len(self.files),
+            "lesions": self.crops.lesions,
+            "steps": self.step,
+            "settings": _plain(self.settings),
+            "hours": round(self.seconds / 3600, 2),
+            "hardware": describe_device(self.device, self.bf16),
+            "losses": {k: round(v, 4) for k, v in self.running.items()},
+        }
+        old = {k: v for k, v in self.checkpoint.card.items() if k not in LEFT_OUT}
+        return old | {"second_look": stage}
+
+    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """The batches that are left."""
+        first, last = self.step * self.settings.batch, self.settings.steps * self.settings.batch
+        loader: Iterable[dict[str, torch.Tensor]] = DataLoader(
+            self.crops,
+            batch_size=self.settings.batch,
+            sampler=range(first, last),
+            num_workers=1,
+            prefetch_factor=4,
+        )
+        return iter(loader)
+
+    def train(self, progress: Progress | None = None) -> None:
+        """Make the steps that are left, and save."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        task = None
+        if progress is not None:
+            task = progress.add_task("second look", total=self.settings.steps, completed=self.step, note="")
+        with LogBook(self.out, self.step) as log:
+            saved = last = time.monotonic()
+            for batch in self.batches():
+                for name, value in self.update(batch).items():
+                    self.running[name] = 0.97 * self.running.get(name, value) + 0.03 * value
+                self.step += 1
+                now = time.monotonic()
+                self.seconds += now - last
+                last = now
+                if progress is not None and task is not None:
+                    note = " ".join(f"{k} {v:.4f}" for k, v in self.running.items())
+                    progress.update(task, completed=self.step, note=note)
+                if self.step % LOG_EVERY == 0 or self.step == self.settings.steps:
+                    rate = self.settings.rate(self.step)
+                    log.write(self.step, self.running, seconds=self.seconds, learning_rate=rate)
+                if now - saved > SAVE_EVERY_S:
+                    self.save()
+                    saved = time.monotonic()
+        self.save()
+
+    def update(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+        """What one batch teaches."""
+        s = self.settings
+        for group in self.optimiser.param_groups:
+            group["lr"] = s.rate(self.step)
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        first = first_logits(batch)
+        x = look_channels(batch["hu"], batch["label"], first, batch["medians"])
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            logits = self.look(x, first)
+        entropy, dice = look_losses(logits, batch["kind"], batch["weight"])
+        self.optimiser.zero_grad(set_to_none=True)
+        (s.cross_entropy * entropy + s.dice * dice).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.look.parameters(), s.clip)
+        self.optimiser.step()
+        decay = min(s.ema, (1 + self.step) / (20 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.look.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+        return {"cross_entropy": float(entropy.detach()), "dice": float(dice.detach())}
+
+
+def with_look(checkpoint: Checkpoint, kinds: tuple[str, ...], look: SecondLook) -> SightlineModel:
+    """The checkpoint's model with another second look.
+
+    Raises
+    ------
+    ValueError: if one of `kinds` is not in the dictionary.
+    """
+    try:
+        names = tuple(abnormality(name).name for name in kinds)
+    except KeyError as error:
+        raise ValueError(str(error.args[0])) from error
+    config = replace(checkpoint.model.config, second_look=names)
+    model = SightlineModel(config, checkpoint.model.text.tokenizer_json)
+    own = {k: v for k, v in checkpoint.model.state_dict().items() if not k.startswith("second_look.")}
+    drawn = {f"second_look.{k}": v.cpu() for k, v in look.state_dict().items()}
+    model.load_state_dict(own | drawn)
+    return model.eval()
+
+
+def _plain(settings: LookSettings) -> dict[str, Any]:
+    """As JSON has it."""
+    values = asdict(settings)
+    values["kinds"] = list(settings.kinds)
+    values["crops"]["size"] = list(settings.crops.size)
+    return values
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.second_look",
+        description="Train the U-Net that draws a checkpoint's masks again, on stored patients. The same "
+        "command goes on after an interruption.",
+        epilog="example: python -m training.second_look runs/judge/checkpoint --patients runs/patients "
+        "--out runs/look; then python -m training.calibrate runs/look/checkpoint",
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
+    parser.add_argument(
+        "--patients", type=Path, required=True, metavar="DIR", help="of training.stored_patients"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="TOML file (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="instead of the config's")
+    parser.add_argument("--version", help="of the new checkpoint (default: that of the old one)")
+    parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
+    args = parser.parse_args(arguments)
+    try:
+        settings = LookSettings.from_file(args.config)
+        if args.steps is not None:
+            settings = replace(settings, steps=args.steps)
+        checkpoint = load_checkpoint(args.checkpoint)
+        if args.version:
+            checkpoint = replace(checkpoint, card=checkpoint.card | {"version": args.version})
+        run = LookRun(checkpoint, args.patients, args.out, settings, choose_device(args.device))
+        resumed = run.resume()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    console = Console(stderr=True)
+    console.print(f"{'resumed at step ' + str(run.step) if resumed else 'new run'} in {run.out}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        run.train(progress)
+
+
+if __name__ == "__main__":
+    main()
