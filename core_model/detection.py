@@ -94,7 +94,7 @@ class Detector:
         masks = torch.zeros(len(self._searched), *features.body.shape)
         judged: list[tuple[Component, ...]] = []
         for i, (entry, first) in enumerate(zip(self._searched, self._masks(features), strict=True)):
-            if entry.name in again:
+            if entry.name in again and entry.name not in thresholds.first_masks:
                 # It has seen where organs are, and those that are not drawn: it looks everywhere.
                 masks[i] = again[entry.name]
                 pieces = components(masks[i].numpy(), thresholds.mask, MIN_VOXELS) if entry.tumour else []
@@ -161,7 +161,8 @@ class Detector:
         found: list[tuple[int, Component]] = []
         for i, (entry, every) in enumerate(zip(self._searched, seen.candidates, strict=True)):
             lowest = thresholds.lesion_score(entry.name)
-            found += [(i, c) for c in every if c.score >= lowest][:MAX_LESIONS]
+            meant = [replace(c, score=thresholds.lesion_probability(entry.name, c.score)) for c in every]
+            found += [(i, c) for c in meant if c.score >= lowest][:MAX_LESIONS]
         found.sort(key=lambda pair: -pair[1].score)
         labels = np.zeros(upright.spatial_shape, dtype=np.uint8)
         lesions: list[Lesion] = []

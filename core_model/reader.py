@@ -268,7 +268,8 @@ class Reader:
         meant = self.question(text).abnormality
         features = self._features(upright, clock, lesions=True)
         with clock.stage("mask", 0.9), torch.inference_mode():
-            if meant in self._model.config.second_look:
+            again = set(self._model.config.second_look) - set(self.thresholds.first_masks)
+            if meant in again:
                 probability = self._detector.drawn_again(features)[str(meant)]
             else:
                 dense = features.dense[None].to(self.device)

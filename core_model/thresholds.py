@@ -6,6 +6,7 @@ Only levels; who measures the probabilities is `core_model.reader`, who sets the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,9 @@ class Thresholds:
     Attributes
     ----------
     mask: voxel probability above which a voxel belongs to a lesion.
-    lesion: lesion score from which a lesion is reported, per abnormality.
+    first_masks: abnormalities that keep their first masks, though the model has a second look at them.
+    lesion_offset: added to the logit of a lesion's score, per abnormality, to make a probability of it.
+    lesion: that probability from which a lesion is reported, per abnormality.
     absent_below, present_from: finding probability; between them it is undetermined.
     offset: added to the logit of each finding, per abnormality; temperature: divides the sum before
         the sigmoid (Platt scaling with one slope).
@@ -30,6 +33,8 @@ class Thresholds:
     """
 
     mask: float = 0.5
+    first_masks: tuple[str, ...] = ()
+    lesion_offset: dict[str, float] | None = None
     lesion: dict[str, float] | None = None
     absent_below: float = 0.4
     present_from: float = 0.6
@@ -43,10 +48,21 @@ class Thresholds:
     def from_card(cls, card: dict[str, Any]) -> Thresholds:
         """From the card's "thresholds"; what is missing keeps its default."""
         known = {k: v for k, v in card.get("thresholds", {}).items() if k in cls.__dataclass_fields__}
-        return cls(**known)
+        return cls(**known | {"first_masks": tuple(known.get("first_masks", ()))})
+
+    def lesion_probability(self, abnormality: str, score: float) -> float:
+        """What a lesion's score means, by `lesion_offset`.
+
+        >>> Thresholds(lesion_offset={"liver_tumour": -2.0}).lesion_probability("liver_tumour", 0.5)
+        0.11920292202211755
+        """
+        offset = (self.lesion_offset or {}).get(abnormality, 0.0)
+        if not offset or not 0 < score < 1:
+            return score
+        return 1 / (1 + math.exp(-(math.log(score / (1 - score)) + offset)))
 
     def lesion_score(self, abnormality: str) -> float:
-        """The score from which a lesion of this kind is reported."""
+        """The probability from which a lesion of this kind is reported."""
         return (self.lesion or {}).get(abnormality, 0.6)
 
     def finding_offset(self, abnormality: str) -> float:

@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 from core_model.abnormality import abnormalities
 from core_model.reader import Reader
 from core_model.thresholds import Thresholds
 from training.benchmark import DEVELOPMENT_SEED
 from training.case_store import CaseRecord, read_cases
-from training.judging import CaseResult, ReportedResult, bare, verdict
+from training.judging import CaseResult, ReportedResult, bare, scored, verdict
 from training.metrics import youden_threshold
 
 FALSE_PER_STUDY = 0.1  # allowed per tumour type on the development set; our choice
@@ -59,6 +59,26 @@ def _threshold(reported: Sequence[ReportedResult], allowed: int, lowest: float) 
     if len(false) <= allowed:
         return lowest
     return round(max(lowest, float(np.nextafter(false[allowed], 1)) + 0.005), 4)
+
+
+def lesion_offsets(results: Sequence[CaseResult]) -> dict[str, float]:
+    """Offsets per tumour type that minimise the log loss of all bare lesion candidates.
+
+    Held near zero because development patients are few, as those of findings. So scores of different types
+    are probabilities that can be compared.
+    """
+    chosen = {}
+    for name in sorted({q.abnormality for r in results for q in r.reported}):
+        own = [q for r in results for q in r.reported if q.abnormality == name]
+        score = np.clip(np.array([q.score for q in own]), 1e-5, 1 - 1e-5)
+        logit = np.log(score / (1 - score))
+        sign = np.where([q.true for q in own], 1.0, -1.0)
+
+        def loss(x: float, logit: npt.NDArray[np.float64] = logit, sign: Any = sign) -> float:
+            return float(np.logaddexp(0, -sign * (logit + x)).sum() + x**2 / (2 * OFFSET_SD**2))
+
+        chosen[name] = round(float(minimize_scalar(loss, bounds=(-9.0, 9.0), method="bounded").x), 3)
+    return chosen
 
 
 def finding_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], float]:
@@ -134,6 +154,7 @@ def calibrate(
     *,
     false_per_study: float = FALSE_PER_STUDY,
     allow: Mapping[str, float] | None = None,
+    first_masks: Sequence[str] = (),
     cases: Path | None = None,
 ) -> dict[str, Any]:
     """Read `n` development phantoms and write thresholds into the checkpoint's card.
@@ -143,6 +164,7 @@ def calibrate(
     mask: voxel probability above which a voxel belongs to a lesion; lesion scores depend on it.
     false_per_study: false lesions per development study that each tumour type may have.
     allow: the same for some types.
+    first_masks: abnormalities that are not to be drawn again (`Thresholds.first_masks`).
     cases: folder that keeps what was read, to go on from it (`training.case_store`).
 
     Returns
@@ -150,9 +172,12 @@ def calibrate(
     The thresholds as written.
     """
     reader = Reader.load(checkpoint, device)
-    plain = bare(Thresholds(mask=mask))
+    plain = bare(Thresholds(mask=mask, first_masks=tuple(sorted(first_masks))))
     stream = read_cases(reader, DEVELOPMENT_SEED, n, plain, cases)
     records = list(track(stream, total=n, description="reading development phantoms", console=console))
+    offsets = lesion_offsets([verdict(r.image, plain) for r in records])
+    plain = replace(plain, lesion_offset=offsets)
+    records = [replace(r, image=scored(r.image, plain)) for r in records]
     results = [verdict(r.image, plain) for r in records]
     offset, temperature = finding_scale(results)
     found = replace(
@@ -226,6 +251,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="TYPE=VALUE",
         help="another number for one tumour type; may be repeated",
     )
+    parser.add_argument(
+        "--first-masks",
+        nargs="+",
+        default=[],
+        choices=[a.name for a in abnormalities()],
+        metavar="NAME",
+        help="abnormalities that are not drawn again by the second look",
+    )
     parser.add_argument("--cases", type=Path, help="keep what was read there and go on from it")
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
@@ -242,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.mask,
         false_per_study=args.false_per_study,
         allow=dict(args.allow),
+        first_masks=args.first_masks,
         cases=args.cases,
     )
     console.print_json(data=thresholds)

@@ -115,6 +115,7 @@ def store_key(reader: Reader, thresholds: Thresholds) -> str:
     how = {**asdict(thresholds), "bf16": reader.bf16}
     for name in (
         "lesion",
+        "lesion_offset",
         "absent_below",
         "present_from",
         "raise_findings",

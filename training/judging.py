@@ -77,7 +77,7 @@ def bare(thresholds: Thresholds) -> Thresholds:
     """`thresholds` with every lesion candidate reported and findings left as the model says them."""
     names = [a.name for a in abnormalities() if a.tumour]
     plain = replace(thresholds, offset=None, temperature=1.0)
-    return replace(plain, lesion=dict.fromkeys(names, 0.0), raise_findings=False)
+    return replace(plain, lesion=dict.fromkeys(names, 0.0), lesion_offset=None, raise_findings=False)
 
 
 def dice(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
@@ -186,11 +186,20 @@ class CaseResult:
     organ_dice: dict[str, float]
 
 
+def scored(record: ImageRecord, thresholds: Thresholds) -> ImageRecord:
+    """A bare record with lesion probabilities in the place of scores (`Thresholds.lesion_probability`)."""
+    candidates = tuple(
+        replace(c, score=thresholds.lesion_probability(c.abnormality, c.score)) for c in record.candidates
+    )
+    return replace(record, candidates=candidates)
+
+
 def verdict(record: ImageRecord, thresholds: Thresholds) -> CaseResult:
     """What the reader would have reported with these lesion and finding thresholds.
 
     Parameters
     ----------
+    record: of `scored`, where there are lesion offsets.
     thresholds: `mask` and `organ_ml` must be those of the bare reading.
     """
     kept = [c for c in record.candidates if c.score >= thresholds.lesion_score(c.abnormality)]

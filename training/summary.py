@@ -7,6 +7,7 @@ puts the intervals round them. The arrays are made once, so that a thousand draw
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from core_model.anatomy import organs
 from core_model.report_match import report_vector, scan_vector
 from core_model.thresholds import Thresholds
 from training.case_store import CaseRecord
-from training.judging import CaseResult, verdict
+from training.judging import CaseResult, scored, verdict
 from training.metrics import (
     Array,
     Bools,
@@ -88,8 +89,8 @@ class Summary:
     ) -> None:
         if not records:
             raise ValueError("records is empty; figures need one patient at least")
-        self.records = list(records)
-        self.verdicts: list[CaseResult] = [verdict(r.image, thresholds) for r in records]
+        self.records = [replace(r, image=scored(r.image, thresholds)) for r in records]
+        self.verdicts: list[CaseResult] = [verdict(r.image, thresholds) for r in self.records]
         levels = detection or {}
         findings = self._findings()
         self.questions = {

@@ -205,3 +205,35 @@ def test_a_text_that_means_what_is_drawn_again_gets_that_mask() -> None:
     assert np.array_equal(
         reader.segment(volume, "kidney stone").array, plain.segment(volume, "kidney stone").array
     )
+
+
+def test_a_lesion_is_reported_with_the_probability_that_its_score_means() -> None:
+    model = model_that_looks_again(kinds=("liver_tumour",))
+    assert model.second_look is not None
+    with torch.no_grad():
+        for p in model.second_look.parameters():
+            p.zero_()
+    reader = reader_of(model)
+    volume = body_volume((20, 24, 26))
+    reader.thresholds = dataclasses.replace(reader.thresholds, lesion_offset={"liver_tumour": -2.0})
+    own = [n for n in reader.read(volume).lesions if n.type == "liver_tumour"]
+    assert [n.probability for n in own] == [pytest.approx(float(1 / (1 + np.exp(2))))]
+    reader.thresholds = dataclasses.replace(reader.thresholds, lesion={"liver_tumour": 0.2})
+    assert not [n for n in reader.read(volume).lesions if n.type == "liver_tumour"]
+
+
+def test_what_keeps_its_first_masks_is_read_as_without_a_second_look() -> None:
+    volume = body_volume((20, 24, 26))
+    plain, again = reader_of(tiny_model()), reader_of(model_that_looks_again())
+    again.thresholds = dataclasses.replace(again.thresholds, first_masks=NAMES)
+    features = plain._features(volume, Clock(None), lesions=True)
+    with torch.inference_mode():
+        before = plain._detector.look(features, plain.thresholds)
+        after = again._detector.look(features, again.thresholds)
+    assert torch.equal(before.masks, after.masks)
+    assert [[c.score for c in own] for own in before.candidates] == [
+        [c.score for c in own] for own in after.candidates
+    ]
+    assert np.array_equal(
+        again.segment(volume, "liver tumour").array, plain.segment(volume, "liver tumour").array
+    )

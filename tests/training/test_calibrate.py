@@ -24,6 +24,7 @@ from training.calibrate import (
     allowance,
     detection_thresholds,
     finding_scale,
+    lesion_offsets,
     lesion_thresholds,
     main,
     priors,
@@ -82,6 +83,20 @@ def test_few_patients_hardly_move_an_offset() -> None:
     many = one * 200
     few, sure = (finding_scale([verdict(0, findings=f)])[0]["liver_cyst"] for f in (one, many))
     assert 0 < few < sure
+
+
+def test_offsets_make_probabilities_of_lesion_scores() -> None:
+    rng = np.random.default_rng(0)
+    reported = []
+    for name, own in (("colon_tumour", -2.0), ("lung_nodule", 0.0)):
+        logits = rng.normal(0, 2, 3000)
+        truth = rng.random(3000) < 1 / (1 + np.exp(-(logits + own)))
+        said = 1 / (1 + np.exp(-logits))
+        reported += [(name, float(p), bool(t)) for p, t in zip(said, truth, strict=True)]
+    offsets = lesion_offsets([verdict(0, reported=reported)])
+    assert offsets == {"colon_tumour": pytest.approx(-2, abs=0.2), "lung_nodule": pytest.approx(0, abs=0.2)}
+    few = lesion_offsets([verdict(0, reported=[("colon_tumour", 0.5, False)])])["colon_tumour"]
+    assert -2 < few < 0
 
 
 def test_more_false_lesions_may_be_allowed() -> None:
@@ -161,7 +176,7 @@ def test_the_card_gets_the_thresholds_and_stays_valid(
     }
     loaded = Reader.load(tmp_path, "cpu")
     assert loaded.identity == before  # thresholds are no part of the digest
-    assert loaded.thresholds == Thresholds(**card["thresholds"])
+    assert loaded.thresholds == Thresholds.from_card(card)
     assert loaded.thresholds.lesion_score("liver_tumour") == pytest.approx(0.805, abs=1e-3)
     assert loaded.thresholds.lesion_score("colon_tumour") == LOWEST_SCORE
 

@@ -21,6 +21,7 @@ from training.judging import (
     dice,
     judge,
     organ_dice,
+    scored,
     verdict,
 )
 from training.phantoms.tissues import PlantedLesion
@@ -181,3 +182,14 @@ def test_a_temperature_is_applied_as_the_reader_does(case: Case, temperature: fl
     found = {f.abnormality: f.probability for f in result.findings}
     for name, offset in (("liver_tumour", 0.0), ("liver_cyst", -1.5)):
         assert found[name] == pytest.approx(1 / (1 + np.exp(-(logit + offset) / temperature)))
+
+
+def test_offsets_move_scores_and_what_is_reported(case: Case) -> None:
+    record = judge(
+        case, reading_of(case, ("liver_tumour", 0.6, cube(12, 15)), ("lung_nodule", 0.6, cube(2, 4)))
+    )
+    thresholds = replace(BARE, lesion={"liver_tumour": 0.5}, lesion_offset={"liver_tumour": -1.0})
+    moved = scored(record, thresholds)
+    assert [c.score for c in moved.candidates] == [pytest.approx(0.3556, abs=1e-4), 0.6]
+    assert [q.abnormality for q in verdict(moved, thresholds).reported] == ["lung_nodule"]
+    assert replace(moved, candidates=record.candidates) == record
