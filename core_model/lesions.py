@@ -15,6 +15,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from core_model.grounding import LESION_TOP_VOXELS
 from core_model.reading import point_lps
+from core_model.volume import bounding_slices
 
 Mask = npt.NDArray[np.bool_]
 
@@ -84,16 +85,19 @@ def measure(mask: Mask, volume: hd.Volume) -> Measurements:
     ------
     ValueError: if the mask is empty.
     """
-    index = np.argwhere(mask)
-    if len(index) == 0:
+    if not mask.any():
         raise ValueError("mask is empty; an empty lesion has no size")
+    box = bounding_slices(mask, margin=(0, 0, 0))  # a scan has a thousand times a lesion's voxels
+    mask = mask[box]
+    index = np.argwhere(mask)
     long_axis, short_axis = in_plane_axes(mask, volume.spacing[1], volume.spacing[2])
-    centroid = volume.map_indices_to_reference(index.mean(0, keepdims=True))[0]
+    middle = index.mean(0, keepdims=True) + [s.start for s in box]
+    centroid = volume.map_indices_to_reference(middle)[0]
     return Measurements(
         volume_ml=len(index) * float(np.prod(volume.spacing)) / 1000,
         long_axis_mm=long_axis,
         short_axis_mm=short_axis,
-        mean_hu=float(volume.array[mask].mean()),
+        mean_hu=float(volume.array[box][mask].mean()),
         centroid_lps_mm=point_lps(centroid),
     )
 
@@ -126,9 +130,11 @@ def in_plane_axes(mask: Mask, row_mm: float, column_mm: float) -> tuple[float, f
 
 def _outline(plane: Mask) -> npt.NDArray[np.float64]:
     """Corner points of the convex hull of a slice's voxels (as squares)."""
-    index = np.argwhere(plane).astype(np.float64)
-    corners = np.concatenate([index + np.array([dy, dx]) for dy in (-0.5, 0.5) for dx in (-0.5, 0.5)])
-    corners = np.unique(corners, axis=0)
+    rows = np.flatnonzero(plane.any(1))
+    # What lies between a row's first and last voxel is no corner.
+    first = plane[rows].argmax(1) - 0.5
+    last = plane.shape[1] - 0.5 - plane[rows, ::-1].argmax(1)
+    corners = np.concatenate([np.stack([rows + dy, x], 1) for dy in (-0.5, 0.5) for x in (first, last)])
     try:
         return np.asarray(corners[ConvexHull(corners).vertices])
     except QhullError:  # cannot happen with squares of area > 0; the points serve as well

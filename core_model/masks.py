@@ -55,9 +55,9 @@ def label_volume(probability: torch.Tensor, geometry: hd.VolumeGeometry, like: h
         target = sub_geometry(like.get_geometry(), *own)
         values = resample(probability[channel][box][None], source, target, antialias=False)[0]
         z, y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in zip(own, inside, strict=True))
-        better = values > best[z, y, x]
-        best[z, y, x][better] = values[better]
-        label[z, y, x][better] = channel
+        highest = best[z, y, x]
+        label[z, y, x].masked_fill_(values > highest, channel)
+        torch.maximum(highest, values, out=highest)
     out[inside] = label.numpy()
     return like.with_array(out)
 

@@ -355,7 +355,10 @@ class Reader:
         return self._model.separate
 
     def _organs(self, organ_mask: hd.Volume) -> tuple[OrganReading, ...]:
-        counts = np.bincount(organ_mask.array.ravel(), minlength=len(organs()) + 1)
+        # Plane by plane: at once numpy would make a whole scan's labels eight times as wide.
+        counts = np.zeros(len(organs()) + 1, dtype=np.int64)
+        for plane in organ_mask.array:
+            counts += np.bincount(plane.ravel(), minlength=len(counts))
         edge = set(np.unique(organ_mask.array[[0, -1]]).tolist())
         voxel_ml = float(np.prod(organ_mask.spacing)) / 1000
         readings = []

@@ -110,11 +110,10 @@ def resample(
         for part in torch.split(tensor, SLICES, dim=1)
     ]
     out = torch.cat(parts, dim=1)  # (C, D, H, W')
-    for axis in (1, 0):
-        weights = weights_of(axis)
-        out = torch.movedim(out, axis + 1, -1) @ weights.T  # (C, ..., n_target)
-        out = torch.movedim(out, -1, axis + 1)
-    return out.contiguous()
+    # From the left: nothing is moved, and what comes out is contiguous.
+    out = weights_of(1) @ out  # (C, D, H', W')
+    last = weights_of(0) @ out.flatten(2)  # (C, D', H' W')
+    return last.view(*last.shape[:2], *out.shape[2:])
 
 
 def _axis_weights(n_in: int, n_out: int, step: float, offset: float, antialias: bool) -> torch.Tensor:

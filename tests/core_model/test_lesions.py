@@ -8,8 +8,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial import ConvexHull
 
-from core_model.lesions import components, in_plane_axes, measure
+from core_model.lesions import _outline, components, in_plane_axes, measure
 
 Mask = npt.NDArray[np.bool_]
 
@@ -106,6 +107,16 @@ def test_axes_of_any_mask_are_ordered_and_bounded(seed: int, row_mm: float, colu
     long_axis, short_axis = in_plane_axes(mask, row_mm, column_mm)
     assert 0 < short_axis <= long_axis + 1e-9
     assert long_axis <= np.hypot(6 * row_mm, 7 * column_mm) + 1e-9
+
+
+@given(seed=st.integers(0, 10_000), share=st.floats(0.02, 0.9))
+def test_the_outline_is_the_hull_of_all_corners(seed: int, share: float) -> None:
+    plane = np.random.default_rng(seed).random((9, 11)) < share
+    plane[4, 5] = True
+    index = np.argwhere(plane)
+    corners = np.concatenate([index + np.array([dy, dx]) for dy in (-0.5, 0.5) for dx in (-0.5, 0.5)])
+    expected = {tuple(corners[v]) for v in ConvexHull(corners).vertices}
+    assert {tuple(point) for point in _outline(plane)} == expected
 
 
 def test_measure_in_patient_coordinates() -> None:
