@@ -30,7 +30,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
+# That of the second look is another program's (test_look_training).
+OWN = sorted(p for p in CONFIGS.glob("*.toml") if p.stem != "second_look")
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda p: p.stem)
 def test_two_steps_of_every_config(path: Path, tmp_path: Path) -> None:
     settings = small(Settings.from_file(path), 2)
     before = Run(settings, tmp_path / "none", [], "cpu").model.state_dict()

@@ -205,7 +205,14 @@ def test_settings_that_make_no_sense_are_named(folder: Path) -> None:
         run_in(folder, "run", dataclasses.replace(SETTINGS, kinds=("renal_cyst",)))
 
 
-def test_the_shipped_config_draws_all_tumours_again() -> None:
+def test_two_steps_of_the_config(folder: Path) -> None:
     settings = LookSettings.from_file(CONFIG)
     assert {a.name for a in abnormalities() if a.tumour} <= set(settings.kinds)
-    assert set(settings.kinds) <= set(NAMES)
+    run = run_in(folder, "run", dataclasses.replace(settings, steps=2))
+    before = {name: value.clone() for name, value in run.look.state_dict().items()}
+    run.train()
+    assert run.step == 2
+    assert set(run.running) == {"cross_entropy", "dice"}
+    assert all(not torch.equal(value, before[name]) for name, value in run.look.state_dict().items())
+    held = load_checkpoint(folder / "run" / "checkpoint").model
+    assert held.config.second_look == settings.kinds
