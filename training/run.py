@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch.utils.data import DataLoader, IterableDataset
 
 from core_model.abnormality import abnormalities
@@ -35,6 +35,7 @@ from training.samples import Crop, collate
 from training.settings import Settings, learning_rate
 from training.shard_crops import ShardCrops
 from training.start import new_model, parameter_groups, take_modules
+from training.step_progress import step_columns
 from training.stored_windows import StoredWindows, window_files
 from training.text_bank import TextBank
 from training.throughput import Throughput
@@ -368,14 +369,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def follow(run: Run) -> None:
     """Resume and train a run with a progress bar on the terminal."""
     resumed = run.resume()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns) as progress:
+    with Progress(*step_columns()) as progress:
         console = progress.console
         console.print(f"{'resumed at step ' + str(run.step) if resumed else 'new run'} in {run.out}")
         if not has_tensorboard():

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from core_model.abnormality import abnormality
@@ -35,6 +35,7 @@ from training.logbook import LogBook
 from training.parallel import PRECISIONS, trains_in_bf16
 from training.patient_crops import CropPlan, PatientCrops, first_logits
 from training.run_state import load_module_state, load_optimiser_state, module_state, optimiser_state
+from training.step_progress import step_columns
 from training.stored_patients import patient_files
 from training.whole_files import whole_file
 
@@ -374,14 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     console = Console(stderr=True)
     console.print(f"{'resumed at step ' + str(run.step) if resumed else 'new run'} in {run.out}")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*step_columns(), console=console) as progress:
         run.train(progress)
 
 
