@@ -91,9 +91,9 @@ class Detector:
         )
         again = self.drawn_again(features)
         view = CandidateView.of(features.hu, features.dense, features.organ_probability)
-        masks = torch.zeros(len(self._searched), *features.body.shape)
+        masks = self.first_masks(features).sigmoid() * features.body
         judged: list[tuple[Component, ...]] = []
-        for i, (entry, first) in enumerate(zip(self._searched, self._masks(features), strict=True)):
+        for i, entry in enumerate(self._searched):
             if entry.name in again and entry.name not in thresholds.first_masks:
                 # It has seen where organs are, and those that are not drawn: it looks everywhere.
                 masks[i] = again[entry.name]
@@ -101,9 +101,9 @@ class Detector:
                 judged.append(tuple(pieces[:MAX_CANDIDATES]))
                 continue
             region = regions[entry.organ]
-            masks[i] = first * region.reach
-            found = candidates(first, region, thresholds.mask) if entry.tumour else []
-            judged.append(self._judged(found, i, first, region, view))
+            masks[i] *= region.reach
+            found = candidates(masks[i], region, thresholds.mask) if entry.tumour else []
+            judged.append(self._judged(found, i, masks[i], region, view))
         return Seen(masks, tuple(judged))
 
     def _logits(self, features: ScanFeatures, texts: EncodedText) -> torch.Tensor:
@@ -111,12 +111,11 @@ class Detector:
         dense = features.dense[None].to(self._device)
         return text_masks(dense, texts.mask_weight, texts.mask_bias)[0].cpu()
 
-    def _masks(self, features: ScanFeatures) -> torch.Tensor:
-        """(A, D, H, W) what the texts' own masks say."""
+    def first_masks(self, features: ScanFeatures) -> torch.Tensor:
+        """(A, D, H, W) logits of the texts' own masks, all over the scan."""
         if not self._searched:
             return torch.zeros(0, *features.body.shape)
-        inside: torch.Tensor = self._logits(features, self._present).sigmoid() * features.body
-        return inside
+        return self._logits(features, self._present)
 
     def drawn_again(self, features: ScanFeatures) -> dict[str, torch.Tensor]:
         """(D, H, W) of each abnormality that the second look draws, by its name."""

@@ -146,7 +146,7 @@ def top_logit(
     Parameters
     ----------
     probabilities: (B, T, D, H, W) in 0..1.
-    region: (B, T, D, H, W) bool, where each text's evidence may lie.
+    region: (B, T, D, H, W) bool, where each text's evidence may lie; None: anywhere.
 
     Returns
     -------

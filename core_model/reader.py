@@ -265,12 +265,12 @@ class Reader:
         upright = canonical(volume)
         with torch.inference_mode():
             classifier = self._model.encode_text([text])
-        meant = self.question(text).abnormality
+        again = set(self._model.config.second_look) - set(self.thresholds.first_masks)
+        meant = self.question(text).abnormality if again else None
         features = self._features(upright, clock, lesions=True)
         with clock.stage("mask", 0.9), torch.inference_mode():
-            again = set(self._model.config.second_look) - set(self.thresholds.first_masks)
-            if meant in again:
-                probability = self._detector.drawn_again(features)[str(meant)]
+            if meant is not None and meant in again:
+                probability = self._detector.drawn_again(features)[meant]
             else:
                 dense = features.dense[None].to(self.device)
                 logits = text_masks(dense, classifier.mask_weight, classifier.mask_bias)[0, 0].cpu()

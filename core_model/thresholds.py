@@ -56,10 +56,7 @@ class Thresholds:
         >>> Thresholds(lesion_offset={"liver_tumour": -2.0}).lesion_probability("liver_tumour", 0.5)
         0.11920292202211755
         """
-        offset = (self.lesion_offset or {}).get(abnormality, 0.0)
-        if not offset or not 0 < score < 1:
-            return score
-        return 1 / (1 + math.exp(-(math.log(score / (1 - score)) + offset)))
+        return rescaled(score, (self.lesion_offset or {}).get(abnormality, 0.0), 1.0)
 
     def lesion_score(self, abnormality: str) -> float:
         """The probability from which a lesion of this kind is reported."""
@@ -74,3 +71,15 @@ class Thresholds:
         if probability >= self.present_from:
             return "present"
         return "absent" if probability < self.absent_below else "undetermined"
+
+
+def rescaled(probability: float, offset: float, temperature: float) -> float:
+    """A probability with its logit shifted, then divided by a temperature, as the reader does.
+
+    >>> rescaled(0.9, 0.0, 1.0), round(rescaled(0.9, 0.0, 2.0), 6), round(rescaled(0.5, 2.0, 2.0), 4)
+    (0.9, 0.75, 0.7311)
+    """
+    if (offset, temperature) == (0, 1) or not 0 < probability < 1:
+        return probability
+    logit = math.log(probability / (1 - probability))
+    return 1 / (1 + math.exp(-(logit + offset) / temperature))

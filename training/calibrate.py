@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 
 from core_model.abnormality import abnormalities
 from core_model.reader import Reader
@@ -67,18 +67,9 @@ def lesion_offsets(results: Sequence[CaseResult]) -> dict[str, float]:
     Held near zero because development patients are few, as those of findings. So scores of different types
     are probabilities that can be compared.
     """
-    chosen = {}
-    for name in sorted({q.abnormality for r in results for q in r.reported}):
-        own = [q for r in results for q in r.reported if q.abnormality == name]
-        score = np.clip(np.array([q.score for q in own]), 1e-5, 1 - 1e-5)
-        logit = np.log(score / (1 - score))
-        sign = np.where([q.true for q in own], 1.0, -1.0)
-
-        def loss(x: float, logit: npt.NDArray[np.float64] = logit, sign: Any = sign) -> float:
-            return float(np.logaddexp(0, -sign * (logit + x)).sum() + x**2 / (2 * OFFSET_SD**2))
-
-        chosen[name] = round(float(minimize_scalar(loss, bounds=(-9.0, 9.0), method="bounded").x), 3)
-    return chosen
+    reported = [q for r in results for q in r.reported]
+    said = [(q.abnormality, q.score, q.true) for q in reported]
+    return _platt(said, steepest=1.0)[0]
 
 
 def finding_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], float]:
@@ -88,17 +79,28 @@ def finding_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], floa
     patients are few: our choice. No offset and 1 mean well calibrated.
     """
     found = [f for r in results for f in r.findings]
-    names = sorted({f.abnormality for f in found})
-    index = np.array([names.index(f.abnormality) for f in found], dtype=int)
-    probability = np.clip(np.array([f.probability for f in found]), 1e-5, 1 - 1e-5)
+    return _platt([(f.abnormality, f.probability, f.truth) for f in found], steepest=5.0)
+
+
+def _platt(said: Sequence[tuple[str, float, bool]], steepest: float) -> tuple[dict[str, float], float]:
+    """Offsets by name, and the temperature.
+
+    Parameters
+    ----------
+    said: (name, probability, truth).
+    steepest: the temperature is within this factor of 1.
+    """
+    names = sorted({name for name, _, _ in said})
+    index = np.array([names.index(name) for name, _, _ in said], dtype=int)
+    probability = np.clip(np.array([p for _, p, _ in said]), 1e-5, 1 - 1e-5)
     logit = np.log(probability / (1 - probability))
-    sign = np.where([f.truth for f in found], 1.0, -1.0)
+    sign = np.where([truth for _, _, truth in said], 1.0, -1.0)
 
     def loss(x: npt.NDArray[np.float64]) -> float:
         scaled = (logit + x[1:][index]) / np.exp(x[0])
         return float(np.logaddexp(0, -sign * scaled).sum() + (x[1:] ** 2).sum() / (2 * OFFSET_SD**2))
 
-    bounds = [(np.log(0.2), np.log(5)), *[(-9.0, 9.0)] * len(names)]
+    bounds = [(-np.log(steepest), np.log(steepest)), *[(-9.0, 9.0)] * len(names)]
     best = minimize(loss, np.zeros(1 + len(names)), method="L-BFGS-B", bounds=bounds).x
     offsets = {name: round(float(b), 3) for name, b in zip(names, best[1:], strict=True)}
     return offsets, round(float(np.exp(best[0])), 3)

@@ -9,7 +9,6 @@ even where its type's threshold would have dropped it. Organs hardly touch, so t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organs
 from core_model.reading import Reading
-from core_model.thresholds import Thresholds
+from core_model.thresholds import Thresholds, rescaled
 from training.benchmark import Case
 
 MIN_OVERLAP = 0.1  # share of a planted lesion that reported ones must cover to have found it; our choice
@@ -218,18 +217,6 @@ def verdict(record: ImageRecord, thresholds: Thresholds) -> CaseResult:
         findings=tuple(findings),
         organ_dice=record.organ_dice,
     )
-
-
-def rescaled(probability: float, offset: float, temperature: float) -> float:
-    """A probability with its logit shifted, then divided by a temperature, as the reader does.
-
-    >>> rescaled(0.9, 0.0, 1.0), round(rescaled(0.9, 0.0, 2.0), 6), round(rescaled(0.5, 2.0, 2.0), 4)
-    (0.9, 0.75, 0.7311)
-    """
-    if (offset, temperature) == (0, 1) or not 0 < probability < 1:
-        return probability
-    logit = math.log(probability / (1 - probability))
-    return 1 / (1 + math.exp(-(logit + offset) / temperature))
 
 
 def is_true(candidate: CandidateRecord, planted: tuple[PlantedRecord, ...]) -> bool:

@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from core_model.abnormality import abnormality
 from core_model.anatomy import organ, organs
 from core_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core_model.inference import choose_device, describe_device
@@ -184,9 +183,8 @@ class LookRun:
             organs=sorted({organ(a.organ).label for a in kinds if a.tumour and a.name in settings.kinds}),
             seed=settings.seed,
         )
-        self.kinds = settings.kinds
         torch.manual_seed(settings.seed)
-        look: Any = SecondLook(len(self.kinds), len(organs())).to(device)
+        look: Any = SecondLook(len(settings.kinds), len(organs())).to(device)
         self.look: SecondLook = look.to(memory_format=torch.channels_last_3d)
         self.average = copy.deepcopy(self.look)
         decayed = [p for p in self.look.parameters() if p.ndim > 1]
@@ -239,7 +237,9 @@ class LookRun:
         with whole_file(self.out / STATE) as part:
             torch.save(state, part)
         save_checkpoint(
-            with_look(self.checkpoint, self.kinds, self.average), self.card(), self.out / "checkpoint"
+            with_look(self.checkpoint, self.settings.kinds, self.average),
+            self.card(),
+            self.out / "checkpoint",
         )
 
     def card(self) -> dict[str, Any]:
@@ -317,17 +317,8 @@ class LookRun:
 
 
 def with_look(checkpoint: Checkpoint, kinds: tuple[str, ...], look: SecondLook) -> SightlineModel:
-    """The checkpoint's model with another second look.
-
-    Raises
-    ------
-    ValueError: if one of `kinds` is not in the dictionary.
-    """
-    try:
-        names = tuple(abnormality(name).name for name in kinds)
-    except KeyError as error:
-        raise ValueError(str(error.args[0])) from error
-    config = replace(checkpoint.model.config, second_look=names)
+    """The checkpoint's model with another second look."""
+    config = replace(checkpoint.model.config, second_look=kinds)
     model = SightlineModel(config, checkpoint.model.text.tokenizer_json)
     own = {k: v for k, v in checkpoint.model.state_dict().items() if not k.startswith("second_look.")}
     drawn = {f"second_look.{k}": v.cpu() for k, v in look.state_dict().items()}

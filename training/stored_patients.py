@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from core_model.anatomy import organs
 from core_model.checkpoint import Checkpoint, load_checkpoint
-from core_model.grounding import text_masks
+from core_model.detection import Detector
 from core_model.inference import choose_device, encode_scan, supports_bf16
 from core_model.parts import without_strays
 from core_model.reader import searched
@@ -157,10 +157,9 @@ class PatientReader:
         self._model = checkpoint.model.to(device)
         self._model.channels_last()
         self._device = device
-        self.kinds = tuple(a.name for a in searched(checkpoint.card))
-        with torch.inference_mode():
-            present = [self._model.text.mean(a.present) for a in searched(checkpoint.card)]
-            self._texts = self._model.project_text(torch.cat(present))
+        kinds = searched(checkpoint.card)
+        self.kinds = tuple(a.name for a in kinds)
+        self._detector = Detector(self._model, kinds, device)
 
     @torch.inference_mode()
     def read(self, case: Case) -> StoredPatient:
@@ -168,15 +167,13 @@ class PatientReader:
         hu, geometry = to_model_grid(canonical(case.volume), self._model.config.spacing_mm)
         scan = encode_scan(self._model, hu, geometry, self._device, supports_bf16(self._device))
         label = without_strays(scan.organ_probability).argmax(0)  # (D, H, W)
-        dense = scan.dense[None].to(self._device)
-        logits = text_masks(dense, self._texts.mask_weight, self._texts.mask_bias)[0].cpu()
         read = near_organs(label) & scan.body
         values = np.asarray(nearest(case.phantom.lesions, phantom_geometry(case.phantom), scan.geometry))
         lesions, spots = self._spots(case, values)
         return StoredPatient(
             hu=scan.hu.round().to(torch.int16),
             label=label.to(torch.uint8),
-            first=to_bytes(logits) * read,
+            first=to_bytes(self._detector.first_masks(scan)) * read,
             lesions=torch.from_numpy(lesions),
             medians=organ_medians(scan.hu, label, len(organs())),
             spots=spots,

@@ -49,6 +49,16 @@ def model_that_looks_again(seed: int = 0, kinds: tuple[str, ...] = NAMES) -> Sig
     return model.eval()
 
 
+def model_that_cannot_tell() -> SightlineModel:
+    """Its second look says "perhaps a liver tumour", by half, of all the body."""
+    model = model_that_looks_again(kinds=("liver_tumour",))
+    assert model.second_look is not None
+    with torch.no_grad():
+        for p in model.second_look.parameters():
+            p.zero_()
+    return model
+
+
 def reader_of(model: SightlineModel) -> Reader:
     reader = Reader(Checkpoint(model, CARD, ModelIdentity("tiny", "1", "0" * 64)), torch.device("cpu"), False)
     reader.thresholds = bare(reader.thresholds)
@@ -172,13 +182,7 @@ def test_a_reader_draws_again_what_it_can_and_only_that() -> None:
 
 def test_lesions_lie_where_the_second_look_draws_them_organ_or_not() -> None:
     """A second look that says "perhaps a liver tumour" of all the body: it is one lesion, liver or not."""
-    model = model_that_looks_again(kinds=("liver_tumour",))
-    look = model.second_look
-    assert look is not None
-    with torch.no_grad():
-        for p in look.parameters():
-            p.zero_()
-    reader = reader_of(model)
+    reader = reader_of(model_that_cannot_tell())
     reader.thresholds = dataclasses.replace(reader.thresholds, raise_findings=True)
     volume = body_volume((20, 24, 26))
     found = reader.read(volume)
@@ -190,13 +194,7 @@ def test_lesions_lie_where_the_second_look_draws_them_organ_or_not() -> None:
 
 
 def test_a_text_that_means_what_is_drawn_again_gets_that_mask() -> None:
-    model = model_that_looks_again(kinds=("liver_tumour",))
-    look = model.second_look
-    assert look is not None
-    with torch.no_grad():
-        for p in look.parameters():
-            p.zero_()  # half of all the body
-    reader = reader_of(model)
+    reader = reader_of(model_that_cannot_tell())
     volume = body_volume((20, 24, 26))
     body = reader._features(volume, Clock(None), lesions=True).body
     drawn = reader.segment(volume, "liver tumour").array > 0
@@ -208,12 +206,7 @@ def test_a_text_that_means_what_is_drawn_again_gets_that_mask() -> None:
 
 
 def test_a_lesion_is_reported_with_the_probability_that_its_score_means() -> None:
-    model = model_that_looks_again(kinds=("liver_tumour",))
-    assert model.second_look is not None
-    with torch.no_grad():
-        for p in model.second_look.parameters():
-            p.zero_()
-    reader = reader_of(model)
+    reader = reader_of(model_that_cannot_tell())
     volume = body_volume((20, 24, 26))
     reader.thresholds = dataclasses.replace(reader.thresholds, lesion_offset={"liver_tumour": -2.0})
     own = [n for n in reader.read(volume).lesions if n.type == "liver_tumour"]

@@ -61,7 +61,7 @@ def test_first_masks_are_those_of_the_reader(
     reader = Reader(checkpoint, CPU, supports_bf16(CPU))
     features = reader._features(canonical(case.volume), Clock(None), lesions=True)
     with torch.inference_mode():
-        logits = reader._detector._logits(features, reader._detector._present)
+        logits = reader._detector.first_masks(features)
     label = features.organ_probability.argmax(0)
     assert torch.equal(patient.label, label.to(torch.uint8))
     assert torch.equal(patient.hu, features.hu.round().to(torch.int16))
