@@ -15,17 +15,10 @@ import torch
 
 from core_model.abnormality import Abnormality, abnormality
 from core_model.anatomy import organ
-from core_model.candidates import (
-    MAX_CANDIDATES,
-    MIN_VOXELS,
-    CandidateView,
-    candidates,
-    describe_all,
-    evidence,
-)
+from core_model.candidates import CandidateView, candidates, describe_all, evidence
 from core_model.grounding import text_masks, top_logit
 from core_model.inference import ScanFeatures
-from core_model.lesions import Component, components, measure
+from core_model.lesions import Component, measure
 from core_model.masks import Region, paste, region_of
 from core_model.model import EncodedText, SightlineModel
 from core_model.reading import Finding, Lesion, OrganReading, point_lps
@@ -33,6 +26,7 @@ from core_model.second_look import LEAST_LOGIT
 from core_model.thresholds import Thresholds
 
 MAX_LESIONS = 20  # of one kind in one study; the most probable are kept
+OUTLINE = 0.15  # share of its highest probability down to which the second look outlines a lesion; our choice
 
 
 @dataclass(frozen=True)
@@ -43,11 +37,37 @@ class Seen:
     ----------
     masks: (A, D, H, W) probability that a voxel shows each abnormality, in the detector's order; zero where
         it is not searched.
-    candidates: of each abnormality, with the judge's scores, highest first; none where it is no tumour.
+    candidates: of each abnormality, with the scores of the judge or of the second look (`seconded`), highest
+        first; none where it is no tumour.
     """
 
     masks: torch.Tensor
     candidates: tuple[tuple[Component, ...], ...]
+
+
+def seconded(found: Sequence[Component], drawn: torch.Tensor) -> tuple[Component, ...]:
+    """Candidates of a first mask as the second look sees them.
+
+    What the second look alone draws finds fewer lesions: where it is not sure, it draws crumbs of them.
+
+    Parameters
+    ----------
+    found: pieces of the first mask.
+    drawn: (D, H, W) probability of the second look.
+
+    Returns
+    -------
+    Each with the highest probability in it as score, cut down to `OUTLINE` of that; highest score first.
+    Those in which nothing is drawn are left out.
+    """
+    probability = drawn.numpy()
+    again = []
+    for piece in found:
+        highest = float(probability[piece.mask].max())
+        if highest > 0:
+            mask = piece.mask & (probability >= OUTLINE * highest)
+            again.append(Component(mask, highest, int(mask.sum())))
+    return tuple(sorted(again, key=lambda c: -c.score))
 
 
 class Detector:
@@ -94,17 +114,18 @@ class Detector:
         masks = self.first_masks(features).sigmoid() * features.body
         judged: list[tuple[Component, ...]] = []
         for i, entry in enumerate(self._searched):
-            if entry.name in again and entry.name not in thresholds.first_masks:
-                # It has seen where organs are, and those that are not drawn: it looks everywhere.
-                masks[i] = again[entry.name]
-                pieces = components(masks[i].numpy(), thresholds.mask, MIN_VOXELS) if entry.tumour else []
-                judged.append(tuple(pieces[:MAX_CANDIDATES]))
-                continue
             region = regions[entry.organ]
             masks[i] *= region.reach
             found = candidates(masks[i], region, thresholds.mask) if entry.tumour else []
-            judged.append(self._judged(found, i, masks[i], region, view))
+            if self._looks_again(entry, thresholds):
+                masks[i] = again[entry.name] * region.reach
+                judged.append(seconded(found, masks[i]))
+            else:
+                judged.append(self._judged(found, i, masks[i], region, view))
         return Seen(masks, tuple(judged))
+
+    def _looks_again(self, entry: Abnormality, thresholds: Thresholds) -> bool:
+        return entry in self._again and entry.name not in thresholds.first_masks
 
     def _logits(self, features: ScanFeatures, texts: EncodedText) -> torch.Tensor:
         """(T, D, H, W), on the CPU."""
@@ -168,7 +189,9 @@ class Detector:
         for i, component in found:
             entry = self._searched[i]
             probability = seen.masks[i] * torch.from_numpy(component.mask)
-            own = paste(probability, component.mask, geometry, upright, thresholds.mask)
+            again = self._looks_again(entry, thresholds)
+            level = OUTLINE * float(probability.max()) if again else thresholds.mask
+            own = paste(probability, component.mask, geometry, upright, level)
             own &= labels == 0
             if not own.any():
                 continue

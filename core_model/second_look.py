@@ -3,7 +3,8 @@
 The point decoder judges each voxel by itself (`core_model.point_decoder`). What it cannot know is seen here:
 that a dark spot is a vein because it goes on above, or the gallbladder because of where it lies. The U-Net
 reads the CT, the organs that were drawn and the first mask of every abnormality, and says of each voxel
-which one of them it shows, or none. It was trained for the abnormalities of `ModelConfig.second_look`; any
+which one of them it shows, or none; lesions are pieces of the first masks, scored and outlined by it
+(`core_model.detection.seconded`). It was trained for the abnormalities of `ModelConfig.second_look`; any
 other text has its first mask. Our choice; neither paper draws twice.
 """
 

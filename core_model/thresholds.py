@@ -19,7 +19,8 @@ class Thresholds:
 
     Attributes
     ----------
-    mask: voxel probability above which a voxel belongs to a lesion.
+    mask: voxel probability above which a voxel belongs to a lesion, or to a candidate that the second look
+        outlines (`core_model.detection.seconded`).
     first_masks: abnormalities that keep their first masks, though the model has a second look at them.
     lesion_offset: added to the logit of a lesion's score, per abnormality, to make a probability of it.
     lesion: that probability from which a lesion is reported, per abnormality.

@@ -131,15 +131,14 @@ def look_losses(
     minus their Dice (with squares, as V-Net's); 0 where it shows none.
     """
     classes = logits.shape[1]
-    flat = logits.float().movedim(1, -1).reshape(-1, classes)  # (N, 1 + K)
-    true = kind.reshape(-1).long()
-    log = flat.log_softmax(1)
-    own = log.gather(1, true[:, None])[:, 0]
-    entropy = -(own * weight.reshape(-1)).mean()
-    count = torch.bincount(true, minlength=classes).to(flat)
-    probability = log.exp()
-    shared = flat.new_zeros(classes).index_add(0, true, own.exp())  # (1 + K,)
-    missed = 1 - (2 * shared + 1) / (probability.square().sum(0) + count + 1)
+    true = kind.long()[:, None]  # (B, 1, D, H, W)
+    # A softmax over a few channels that lie side by side takes three times as long on a CPU.
+    log = logits.contiguous().float().log_softmax(1)  # (B, 1 + K, D, H, W)
+    own = log.gather(1, true)[:, 0]
+    entropy = -(own * weight).mean()
+    count = torch.bincount(true.flatten(), minlength=classes).to(log)
+    shared = log.new_zeros(classes).index_add(0, true.flatten(), own.exp().flatten())  # (1 + K,)
+    missed = 1 - (2 * shared + 1) / (log.exp().square().sum((0, 2, 3, 4)) + count + 1)
     shown = count > 0
     shown[0] = False
     return entropy, (missed * shown).sum() / shown.sum().clamp_min(1)

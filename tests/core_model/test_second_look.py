@@ -15,6 +15,8 @@ from core_model.abnormality import abnormalities
 from core_model.anatomy import organ, organs
 from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from core_model.clock import Clock
+from core_model.detection import OUTLINE, seconded
+from core_model.lesions import Component
 from core_model.model import ModelConfig, SightlineModel
 from core_model.reader import Reader
 from core_model.reading import ModelIdentity
@@ -38,6 +40,7 @@ from training.judging import bare
 
 NAMES = ("liver_tumour", "lung_nodule", "kidney_stone")
 ORGANS = len(organs())
+RENAL = [a.name for a in abnormalities()].index("renal_tumour")
 LIVER = organ("liver").label
 
 
@@ -50,8 +53,8 @@ def model_that_looks_again(seed: int = 0, kinds: tuple[str, ...] = NAMES) -> Sig
 
 
 def model_that_cannot_tell() -> SightlineModel:
-    """Its second look says "perhaps a liver tumour", by half, of all the body."""
-    model = model_that_looks_again(kinds=("liver_tumour",))
+    """Its second look says "perhaps a renal tumour", by half, of all the body."""
+    model = model_that_looks_again(kinds=("renal_tumour",))
     assert model.second_look is not None
     with torch.no_grad():
         for p in model.second_look.parameters():
@@ -180,15 +183,36 @@ def test_a_reader_draws_again_what_it_can_and_only_that() -> None:
     assert float((drawn * ~features.body).max()) == 0.0
 
 
-def test_lesions_lie_where_the_second_look_draws_them_organ_or_not() -> None:
-    """A second look that says "perhaps a liver tumour" of all the body: it is one lesion, liver or not."""
-    reader = reader_of(model_that_cannot_tell())
-    reader.thresholds = dataclasses.replace(reader.thresholds, raise_findings=True)
+def test_pieces_of_the_first_mask_are_scored_and_cut_down_by_the_second_look() -> None:
+    first = np.zeros((4, 6, 12), dtype=bool)
+    drawn = torch.zeros(4, 6, 12)
+    weak, strong, empty = first.copy(), first.copy(), first.copy()
+    weak[1:3, 1:3, 1:4] = strong[1:3, 1:3, 5:9] = empty[1, 4, :] = True
+    drawn[1:3, 1:3, 2:4] = 0.1
+    drawn[1:3, 1:3, 6] = 0.8
+    drawn[1:3, 1:3, 7] = 0.9 * OUTLINE
+    drawn[3] = 1.0  # of no piece
+    again = seconded([Component(m, 0.7, int(m.sum())) for m in (weak, empty, strong)], drawn)
+    assert [round(c.score, 3) for c in again] == [0.8, 0.1]
+    assert [c.voxels for c in again] == [int(c.mask.sum()) for c in again] == [8, 8]
+    assert np.array_equal(np.argwhere(again[0].mask)[:, 2], np.repeat([[6, 7]], 4, 0).ravel())
+    assert not (again[1].mask & ~weak).any()
+
+
+def test_lesions_are_first_pieces_with_the_word_of_the_second_look() -> None:
+    """One that says "perhaps, by half" of all the body leaves each piece as it is, with that score."""
+    reader, plain = reader_of(model_that_cannot_tell()), reader_of(tiny_model())
     volume = body_volume((20, 24, 26))
+    for one in (reader, plain):
+        one.thresholds = dataclasses.replace(one.thresholds, mask=0.01, raise_findings=True)
+    features = plain._features(volume.copy(), Clock(None), lesions=True)
+    with torch.inference_mode():
+        before = plain._detector.look(features, plain.thresholds).candidates[RENAL]
+    assert before
     found = reader.read(volume)
-    own = [n for n in found.lesions if n.type == "liver_tumour"]
-    assert [n.probability for n in own] == [pytest.approx(0.5)]
-    finding = next(f for f in found.findings if f.abnormality == "liver_tumour")
+    own = [n for n in found.lesions if n.type == "renal_tumour"]
+    assert [n.probability for n in own] == [pytest.approx(0.5)] * len(before)
+    finding = next(f for f in found.findings if f.abnormality == "renal_tumour")
     assert finding.probability is not None
     assert finding.probability >= own[0].probability
 
@@ -197,7 +221,7 @@ def test_a_text_that_means_what_is_drawn_again_gets_that_mask() -> None:
     reader = reader_of(model_that_cannot_tell())
     volume = body_volume((20, 24, 26))
     body = reader._features(volume, Clock(None), lesions=True).body
-    drawn = reader.segment(volume, "liver tumour").array > 0
+    drawn = reader.segment(volume, "kidney tumour").array > 0
     assert drawn.sum() > 0.7 * float(body.sum())
     plain = reader_of(tiny_model())
     assert np.array_equal(
@@ -208,11 +232,13 @@ def test_a_text_that_means_what_is_drawn_again_gets_that_mask() -> None:
 def test_a_lesion_is_reported_with_the_probability_that_its_score_means() -> None:
     reader = reader_of(model_that_cannot_tell())
     volume = body_volume((20, 24, 26))
-    reader.thresholds = dataclasses.replace(reader.thresholds, lesion_offset={"liver_tumour": -2.0})
-    own = [n for n in reader.read(volume).lesions if n.type == "liver_tumour"]
+    reader.thresholds = dataclasses.replace(
+        reader.thresholds, mask=0.01, lesion_offset={"renal_tumour": -2.0}
+    )
+    own = [n for n in reader.read(volume).lesions if n.type == "renal_tumour"]
     assert [n.probability for n in own] == [pytest.approx(float(1 / (1 + np.exp(2))))]
-    reader.thresholds = dataclasses.replace(reader.thresholds, lesion={"liver_tumour": 0.2})
-    assert not [n for n in reader.read(volume).lesions if n.type == "liver_tumour"]
+    reader.thresholds = dataclasses.replace(reader.thresholds, lesion={"renal_tumour": 0.2})
+    assert not [n for n in reader.read(volume).lesions if n.type == "renal_tumour"]
 
 
 def test_what_keeps_its_first_masks_is_read_as_without_a_second_look() -> None:
