@@ -29,7 +29,7 @@ from training.judging import CaseResult, ReportedResult, bare, scored, verdict
 from training.metrics import youden_threshold
 
 FALSE_PER_STUDY = 0.1  # allowed per tumour type on the development set; our choice
-LOWEST_SCORE = 0.1  # lesions less probable than this are never reported; our choice
+LOWEST_SCORE = 0.2  # lesions less probable than this are never reported; our choice
 OFFSET_SD = 3.0  # how far offsets of findings are expected from zero; our choice
 
 
@@ -156,7 +156,7 @@ def calibrate(
     *,
     false_per_study: float = FALSE_PER_STUDY,
     allow: Mapping[str, float] | None = None,
-    first_masks: Sequence[str] = (),
+    first_masks: Sequence[str] | None = None,
     cases: Path | None = None,
 ) -> dict[str, Any]:
     """Read `n` development phantoms and write thresholds into the checkpoint's card.
@@ -166,7 +166,7 @@ def calibrate(
     mask: voxel probability above which a voxel belongs to a lesion; lesion scores depend on it.
     false_per_study: false lesions per development study that each tumour type may have.
     allow: the same for some types.
-    first_masks: abnormalities that are not to be drawn again (`Thresholds.first_masks`).
+    first_masks: abnormalities that are not to be drawn again (`Thresholds.first_masks`); None: the card's.
     cases: folder that keeps what was read, to go on from it (`training.case_store`).
 
     Returns
@@ -174,6 +174,8 @@ def calibrate(
     The thresholds as written.
     """
     reader = Reader.load(checkpoint, device)
+    if first_masks is None:
+        first_masks = reader.thresholds.first_masks
     plain = bare(Thresholds(mask=mask, first_masks=tuple(sorted(first_masks))))
     stream = read_cases(reader, DEVELOPMENT_SEED, n, plain, cases)
     records = list(track(stream, total=n, description="reading development phantoms", console=console))
@@ -256,10 +258,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--first-masks",
         nargs="+",
-        default=[],
         choices=[a.name for a in abnormalities()],
         metavar="NAME",
-        help="abnormalities that are not drawn again by the second look",
+        help="abnormalities that are not drawn again by the second look (default: those of the card)",
     )
     parser.add_argument("--cases", type=Path, help="keep what was read there and go on from it")
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")

@@ -3,9 +3,10 @@
 ``python -m training.finetune CHECKPOINT SET --tumour liver_tumour --label 2 --organ-label 1 --out runs/x``
 trains the lesion decoder and the text's mask classifier on chosen voxels, on a frozen encoder. A set
 labels one kind of tumour and is silent about all others: what the checkpoint says of those is kept by
-comparing with its own answers (our choice). Thresholds must be set anew (`training.calibrate`); organs
-and language heads stay as they are. With ``--archive`` it retrains on a node's archive instead
-(`training.retraining.command`, ``python -m training.finetune --archive DIR --help``).
+comparing with its own answers (our choice). Thresholds must be set anew (`training.calibrate`); organs,
+language heads and a second look stay as they are, and what was labelled is not looked at again. With
+``--archive`` it retrains on a node's archive instead (`training.retraining.command`,
+``python -m training.finetune --archive DIR --help``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from core_model.inference import encode_scan, supports_bf16
 from core_model.model import SightlineModel
 from core_model.parts import without_strays
 from core_model.reader import searched
+from core_model.thresholds import Thresholds
 from training.labelled import LabelledCase, LabelledCrops, LabelledFiles, labelled_files, load_case
 from training.lesion_voxels import text_logits
 from training.losses import lesion_voxel_loss
@@ -201,6 +203,11 @@ class FineTuning(Run):
         card["abnormalities"] = [a.name for a in abnormalities() if a.name in known]
         card["text_encoder"] = self.source.card.get("text_encoder", card["text_encoder"])
         card["fine_tuned_from"] = self.source.identity.digest
+        again = self.source.model.config.second_look
+        if again:
+            # A second look was taught by phantoms alone, and would not say what the set has.
+            earlier = Thresholds.from_card(self.source.card).first_masks
+            card["thresholds"] = {"first_masks": sorted({*earlier, *(labelled & set(again))})}
         return card
 
 

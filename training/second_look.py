@@ -3,8 +3,8 @@
 A stage of its own on whole patients (`training.stored_patients`), after all others: whatever changes encoder
 or first masks changes what it reads. Cross entropy over all abnormalities and "none", and Dice of each that a
 batch shows. Interrupt it at will: the same command goes on, with the same crops and weights as without.
-Thresholds are set afterwards (`training.calibrate`). Fine-tuning (`training.finetune`) changes first masks
-and leaves the second look as it is.
+Thresholds are set afterwards (`training.calibrate`). Fine-tuning (`training.finetune`) leaves the second look
+as it is, and has what it taught keep its first masks.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
+from core_model.checkpoint import read_weights
 from core_model.model import ModelConfig, SightlineModel, modules_of
 from training.settings import Settings
 from training.text_tower import load_public_encoder
@@ -61,7 +61,7 @@ def take_modules(model: SightlineModel, checkpoint: Path, settings: Settings) ->
     ------
     ValueError: if no tensor of the checkpoint fits.
     """
-    tensors = load_file(checkpoint / "model.safetensors")
+    tensors = read_weights(checkpoint)
     take = settings.optimiser.get("take")
     if take is not None:
         wanted = {"text", *modules_of(take)}
@@ -71,7 +71,7 @@ def take_modules(model: SightlineModel, checkpoint: Path, settings: Settings) ->
     own = model.state_dict()
     _keep_organ_head(model, tensors)
     new = {k.split(".")[0] for k, v in own.items() if k not in tensors or tensors[k].shape != v.shape}
-    fitting = {k: v.float() for k, v in tensors.items() if k in own and k.split(".")[0] not in new}
+    fitting = {k: v for k, v in tensors.items() if k in own and k.split(".")[0] not in new}
     if not fitting:
         raise ValueError(f"checkpoint {checkpoint} has no tensor that fits this model; name another")
     model.load_state_dict(fitting, strict=False)

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from core_model.checkpoint import (
     CheckpointError,
     digest,
     load_checkpoint,
+    read_weights,
     save_checkpoint,
 )
 from tests.tiny import CARD, tiny_checkpoint, tiny_model
+
+WORDS = "text.bert.embeddings.word_embeddings.weight"
 
 
 @pytest.fixture
@@ -28,6 +33,8 @@ def test_round_trip_gives_the_same_outputs_at_half_precision(folder: Path) -> No
     with torch.no_grad():
         for p in original.parameters():
             p.copy_(p.half().float())
+        # Words are in bytes: the next test but one.
+        original.text.load_state_dict(load_checkpoint(folder).model.text.state_dict())
     loaded = load_checkpoint(folder)
     torch.manual_seed(1)
     x = torch.randn(1, 2, 16, 16, 16)
@@ -43,6 +50,29 @@ def test_round_trip_gives_the_same_outputs_at_half_precision(folder: Path) -> No
             torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not loaded.model.training
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+
+
+def test_words_are_kept_in_bytes(folder: Path) -> None:
+    rows = tiny_model().text.bert.embeddings.word_embeddings.weight
+    with safe_open(folder / "model.safetensors", "pt") as held:
+        assert held.get_tensor(WORDS).dtype == torch.int8
+    loaded = read_weights(folder)[WORDS]
+    step = (rows.abs().amax(1, keepdim=True) / 127).clamp_min(1e-6)  # the row of padding is zero
+    assert float(((loaded - rows).abs() / step).max()) <= 0.51
+    assert not torch.equal(loaded, rows)
+
+
+def test_words_in_half_precision_are_read_as_well(folder: Path) -> None:
+    """As Sightline wrote them before 0.6.0."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    before = read_weights(folder)
+    step = tensors.pop(f"{WORDS}.step")
+    tensors[WORDS] = (tensors[WORDS].float() * step.float()).half()
+    save_file(tensors, file)
+    after = read_weights(folder)
+    assert before.keys() == after.keys()
+    torch.testing.assert_close(after[WORDS], before[WORDS], rtol=1e-3, atol=0)
 
 
 def test_saved_again_it_has_the_same_digest(folder: Path, tmp_path: Path) -> None:
@@ -120,6 +150,6 @@ def test_there_is_no_pickle_in_it(folder: Path) -> None:
     header = (folder / "model.safetensors").read_bytes()
     length = int.from_bytes(header[:8], "little")
     tensors = json.loads(header[8 : 8 + length])
-    assert {v["dtype"] for k, v in tensors.items() if k != "__metadata__"} <= {"F16", "I64"}
+    assert {v["dtype"] for k, v in tensors.items() if k != "__metadata__"} <= {"F16", "I64", "I8"}
     for path in folder.iterdir():
         assert not path.read_bytes().startswith((b"\x80", b"PK")), path.name

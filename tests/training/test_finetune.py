@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch.utils.data import DataLoader
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
 from core_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from core_model.model import SightlineModel
 from core_model.reader import Reader
+from core_model.thresholds import Thresholds
 from core_model.volume import canonical
 from tests.tiny import CARD, body_volume, tiny_model
 from tests.training.small_anatomy import SPACING_MM, small_anatomy
@@ -151,6 +154,20 @@ def test_it_learns_lesions_only_and_goes_on_as_it_was(
     assert moved == {"lesion_decoder", "text_to_mask"}
     assert [k for k, v in after.items() if not torch.equal(v, resumed.model.state_dict()[k])] == []
     assert straight.running == resumed.running
+
+
+def test_what_was_labelled_is_not_looked_at_again(
+    cases: list[LabelledCase], source: Checkpoint, tmp_path: Path
+) -> None:
+    assert "thresholds" not in run(source, cases, tmp_path / "plain", 1).card()
+    own = source.model
+    model = SightlineModel(
+        dataclasses.replace(own.config, second_look=("liver_tumour", "renal_cyst")), own.text.tokenizer_json
+    )
+    card = {**source.card, "thresholds": {"mask": 0.2, "first_masks": ["renal_cyst"]}}
+    again = dataclasses.replace(source, model=model, card=card)
+    found = Thresholds.from_card(run(again, cases, tmp_path / "again", 1).card())
+    assert found.first_masks == ("liver_tumour", "renal_cyst")  # that by an earlier fine-tuning
 
 
 def test_the_loss_falls(cases: list[LabelledCase], source: Checkpoint, tmp_path: Path) -> None:
