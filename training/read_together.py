@@ -22,7 +22,7 @@ from core_model.reader import Reader
 from training.benchmark import DEVELOPMENT_SEED, TEST_SEED
 from training.case_store import read_together
 from training.shared_encoder import SharedEncoder, share_encoder
-from training.work_parts import part
+from training.work_parts import add_part
 
 FIRST = {"development": DEVELOPMENT_SEED, "test": TEST_SEED}
 
@@ -57,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--mask", type=float, help="voxel threshold of lesion masks (default: that of each card)"
     )
-    parser.add_argument(
-        "--part", type=part, default=(1, 1), metavar="K/N", help="every N-th patient from the K-th on"
-    )
+    add_part(parser)
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
     if args.n < 1:

@@ -36,7 +36,7 @@ from training.benchmark import TRAINING_SEED, Case, make_case
 from training.phantoms.dicom import nearest, phantom_geometry
 from training.stored_windows import digest_of
 from training.whole_files import whole_file
-from training.work_parts import part
+from training.work_parts import add_part
 
 HOW = "python -m training.stored_patients CHECKPOINT --out DIR"
 READER_FILE = "reader.json"
@@ -263,9 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="folder that keeps the patients"
     )
     parser.add_argument("--n", type=int, default=200, help="number of patients (default: %(default)s)")
-    parser.add_argument(
-        "--part", type=part, default=(1, 1), metavar="K/N", help="every N-th patient from the K-th on"
-    )
+    add_part(parser)
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
     if args.n < 1:

@@ -34,4 +34,11 @@ def part(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-__all__ = ["part", "part_of"]
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """``--part`` of a program that goes through patients one by one; the whole work where it is not given."""
+    parser.add_argument(
+        "--part", type=part, default=(1, 1), metavar="K/N", help="every N-th patient from the K-th on"
+    )
+
+
+__all__ = ["add_part", "part", "part_of"]

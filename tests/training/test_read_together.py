@@ -20,10 +20,11 @@ from training import calibrate, case_store, compare
 from training.benchmark import Case, make_case
 from training.case_store import load_record, read_cases, read_together
 from training.compare import ABLATION_ROWS, ROWS, compared, markdown
-from training.read_together import main, part, readers_of
+from training.read_together import main, readers_of
 from training.shared_encoder import share_encoder
 from training.stored_windows import encoder_digest
 from training.summary import Summary
+from training.work_parts import part
 
 SEED = 78
 
