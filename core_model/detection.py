@@ -109,7 +109,7 @@ class Detector:
         regions = region_of(
             features.organ_probability, self._model.config.spacing_mm, (a.organ for a in self._searched)
         )
-        again = self.drawn_again(features)
+        again, asked = self.drawn_again(features), self.looks_again(thresholds)
         view = CandidateView.of(features.hu, features.dense, features.organ_probability)
         masks = self.first_masks(features).sigmoid() * features.body
         judged: list[tuple[Component, ...]] = []
@@ -117,15 +117,16 @@ class Detector:
             region = regions[entry.organ]
             masks[i] *= region.reach
             found = candidates(masks[i], region, thresholds.mask) if entry.tumour else []
-            if self._looks_again(entry, thresholds):
+            if entry.name in asked:
                 masks[i] = again[entry.name] * region.reach
                 judged.append(seconded(found, masks[i]))
             else:
                 judged.append(self._judged(found, i, masks[i], region, view))
         return Seen(masks, tuple(judged))
 
-    def _looks_again(self, entry: Abnormality, thresholds: Thresholds) -> bool:
-        return entry in self._again and entry.name not in thresholds.first_masks
+    def looks_again(self, thresholds: Thresholds) -> frozenset[str]:
+        """Names of the abnormalities of which the second look's word counts."""
+        return frozenset(entry.name for entry in self._again) - set(thresholds.first_masks)
 
     def _logits(self, features: ScanFeatures, texts: EncodedText) -> torch.Tensor:
         """(T, D, H, W), on the CPU."""
@@ -178,6 +179,7 @@ class Detector:
         -------
         Instance mask on the scan (uint8, a lesion's label), and its lesions, most probable first.
         """
+        again = self.looks_again(thresholds)
         found: list[tuple[int, Component]] = []
         for i, (entry, every) in enumerate(zip(self._searched, seen.candidates, strict=True)):
             lowest = thresholds.lesion_score(entry.name)
@@ -189,8 +191,7 @@ class Detector:
         for i, component in found:
             entry = self._searched[i]
             probability = seen.masks[i] * torch.from_numpy(component.mask)
-            again = self._looks_again(entry, thresholds)
-            level = OUTLINE * float(probability.max()) if again else thresholds.mask
+            level = OUTLINE * float(probability.max()) if entry.name in again else thresholds.mask
             own = paste(probability, component.mask, geometry, upright, level)
             own &= labels == 0
             if not own.any():

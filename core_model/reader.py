@@ -265,7 +265,7 @@ class Reader:
         upright = canonical(volume)
         with torch.inference_mode():
             classifier = self._model.encode_text([text])
-        again = set(self._model.config.second_look) - set(self.thresholds.first_masks)
+        again = self._detector.looks_again(self.thresholds)
         meant = self.question(text).abnormality if again else None
         features = self._features(upright, clock, lesions=True)
         with clock.stage("mask", 0.9), torch.inference_mode():

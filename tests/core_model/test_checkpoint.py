@@ -33,7 +33,7 @@ def test_round_trip_gives_the_same_outputs_at_half_precision(folder: Path) -> No
     with torch.no_grad():
         for p in original.parameters():
             p.copy_(p.half().float())
-        # Words are in bytes: the next test but one.
+        # Words are in bytes: the next test.
         original.text.load_state_dict(load_checkpoint(folder).model.text.state_dict())
     loaded = load_checkpoint(folder)
     torch.manual_seed(1)

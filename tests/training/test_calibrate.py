@@ -179,7 +179,7 @@ def test_the_card_gets_the_thresholds_and_stays_valid(
     assert loaded.thresholds == Thresholds.from_card(card)
     # None of them is true: they mean little, and are not reported.
     said = loaded.thresholds.lesion_probability("liver_tumour", 0.8)
-    assert said < loaded.thresholds.lesion_score("liver_tumour")
+    assert said < loaded.thresholds.lesion_score("liver_tumour") == LOWEST_SCORE
     assert loaded.thresholds.lesion_score("colon_tumour") == LOWEST_SCORE
 
 
