@@ -6,7 +6,7 @@ made nor what is kept of them. `core_model.reader` is who asks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import highdicom as hd
@@ -21,6 +21,7 @@ from core_model.inference import ScanFeatures
 from core_model.lesions import Component, measure
 from core_model.masks import Region, paste, region_of
 from core_model.model import EncodedText, SightlineModel
+from core_model.parts import without_strays
 from core_model.reading import Finding, Lesion, OrganReading, point_lps
 from core_model.second_look import LEAST_LOGIT
 from core_model.thresholds import Thresholds
@@ -70,6 +71,21 @@ def seconded(found: Sequence[Component], drawn: torch.Tensor) -> tuple[Component
     return tuple(sorted(again, key=lambda c: -c.score))
 
 
+@dataclass(frozen=True)
+class Redrawn:
+    """A scan after the second look.
+
+    Attributes
+    ----------
+    features: its features, with the organs as they were drawn again where the second look draws them.
+    masks: (D, H, W) probability that a voxel shows an abnormality, of each that the second look draws, by its
+        name; empty where there is no second look.
+    """
+
+    features: ScanFeatures
+    masks: Mapping[str, torch.Tensor]
+
+
 class Detector:
     """Looks for abnormalities of the dictionary.
 
@@ -104,12 +120,18 @@ class Detector:
         nothing = torch.zeros(0, self._model.text.width, device=self._device)
         return self._model.project_text(torch.cat([nothing, *means]))
 
-    def look(self, features: ScanFeatures, thresholds: Thresholds) -> Seen:
-        """Draw the masks of everything that is searched, and judge what they show of tumours."""
+    def look(self, scan: Redrawn, thresholds: Thresholds) -> Seen:
+        """Draw the masks of everything that is searched, and judge what they show of tumours.
+
+        Parameters
+        ----------
+        scan: of `draw_again`.
+        """
+        features, again = scan.features, scan.masks
         regions = region_of(
             features.organ_probability, self._model.config.spacing_mm, (a.organ for a in self._searched)
         )
-        again, asked = self.drawn_again(features), self.looks_again(thresholds)
+        asked = self.looks_again(thresholds)
         view = CandidateView.of(features.hu, features.dense, features.organ_probability)
         masks = self.first_masks(features).sigmoid() * features.body
         judged: list[tuple[Component, ...]] = []
@@ -139,15 +161,27 @@ class Detector:
             return torch.zeros(0, *features.body.shape)
         return self._logits(features, self._present)
 
-    def drawn_again(self, features: ScanFeatures) -> dict[str, torch.Tensor]:
-        """(D, H, W) of each abnormality that the second look draws, by its name."""
+    def draw_again(self, features: ScanFeatures) -> Redrawn:
+        """Have the second look draw what it draws.
+
+        Parameters
+        ----------
+        features: of `core_model.inference.encode_scan`, its organs rid of strays.
+
+        Returns
+        -------
+        What it draws, organs rid of strays again.
+        """
         look = self._model.second_look
         if look is None:
-            return {}
+            return Redrawn(features, {})
         first = self._logits(features, self._first).masked_fill(~features.body, LEAST_LOGIT)
         label = features.organ_probability.argmax(0)
-        drawn = look.probabilities(features.hu, label, first, bf16=self._bf16) * features.body
-        return {entry.name: mask for entry, mask in zip(self._again, drawn, strict=True)}
+        drawn = look.look(features.hu, label, first, bf16=self._bf16)
+        masks = {e.name: m * features.body for e, m in zip(self._again, drawn.masks, strict=True)}
+        if drawn.organs is not None:
+            features = replace(features, organ_probability=without_strays(drawn.organs))
+        return Redrawn(features, masks)
 
     def _judged(
         self, found: list[Component], index: int, mask: torch.Tensor, region: Region, view: CandidateView

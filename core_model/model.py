@@ -69,6 +69,7 @@ class ModelConfig:
         afterwards without moving what the decoder sees. Our choice.
     second_look: the abnormalities whose masks are drawn again (`core_model.second_look`), in this order; none
         where there is no such network.
+    organs_again: whether the second look draws the organs again as well.
 
     Raises
     ------
@@ -86,6 +87,7 @@ class ModelConfig:
     projectors: str = "shared"
     decoder_organs: str = "drawn"
     second_look: tuple[str, ...] = ()
+    organs_again: bool = False
 
     def __post_init__(self) -> None:
         if self.decoder_organs not in DECODER_ORGANS:
@@ -95,6 +97,8 @@ class ModelConfig:
         unknown = sorted(set(self.second_look) - {a.name for a in abnormalities()})
         if unknown:
             raise ValueError(f"second_look names {unknown[0]!r}, which is not in the abnormality dictionary")
+        if self.organs_again and not self.second_look:
+            raise ValueError("organs_again needs a second look; second_look names no abnormality")
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling is {self.pooling!r}; choose of {', '.join(POOLINGS)}")
         if self.projectors not in PROJECTORS:
@@ -236,7 +240,7 @@ class SightlineModel(nn.Module):
             self.kept_organ_head = nn.Conv3d(half, n_organs + 1, 1).requires_grad_(False)
         self.second_look: SecondLook | None = None
         if config.second_look:
-            self.second_look = SecondLook(len(config.second_look), n_organs)
+            self.second_look = SecondLook(len(config.second_look), n_organs, organs_again=config.organs_again)
         self.separate = config.projectors == "separate"
         if self.separate:
             nn.init.constant_(self.global_bias, -10.0)  # SigLIP's start, which RadFinder takes over

@@ -21,7 +21,7 @@ from core_model.abnormality import Abnormality, abnormalities, abnormality
 from core_model.anatomy import organs
 from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from core_model.clock import Clock, Progress
-from core_model.detection import Detector
+from core_model.detection import Detector, Redrawn
 from core_model.encode_study import encode_study
 from core_model.grounding import text_masks
 from core_model.inference import (
@@ -161,7 +161,8 @@ class Reader:
         _refuse_not_finite(volume)
         clock = Clock(progress)
         upright = canonical(volume)
-        features = self._features(upright, clock, lesions=bool(self.abnormalities))
+        scan = self._features(upright, clock, lesions=bool(self.abnormalities))
+        features = scan.features
         with clock.stage("organs", 0.5):
             organ_mask = label_volume(features.organ_probability, features.geometry, upright)
             if self.organ_segmenter is not None:
@@ -172,7 +173,7 @@ class Reader:
                 features = with_organs(features, organ_mask)
             organ_readings = self._organs(organ_mask)
         with clock.stage("lesions", 0.75), torch.inference_mode():
-            seen = self._detector.look(features, self.thresholds)
+            seen = self._detector.look(replace(scan, features=features), self.thresholds)
             lesion_mask, lesions = self._detector.lesions(seen, features.geometry, upright, self.thresholds)
         with clock.stage("findings", 0.9), torch.inference_mode():
             pooled = self._pool(features)
@@ -227,18 +228,23 @@ class Reader:
         _refuse_not_finite(volume)
         clock = Clock(progress)
         upright = canonical(volume)
-        features = self._features(upright, clock, lesions=False)
+        features = self._features(upright, clock, lesions=self._model.config.organs_again).features
         with clock.stage("organs", 0.9):
             mask = label_volume(features.organ_probability, features.geometry, upright)
         return _like(mask, volume)
 
-    def _features(self, upright: hd.Volume, clock: Clock, *, lesions: bool) -> ScanFeatures:
-        """Of a canonical volume, its organs rid of strays; `lesions` as in `encode_scan`."""
+    def _features(self, upright: hd.Volume, clock: Clock, *, lesions: bool) -> Redrawn:
+        """`Detector.draw_again` of a canonical volume; nothing is drawn again without `lesions`, which are as
+        in `encode_scan`."""
         with clock.stage("resample", 0.05):
             hu, geometry = to_model_grid(upright, self._model.config.spacing_mm)
         with clock.stage("encode", 0.1):
             features = encode_scan(self._model, hu, geometry, self.device, self.bf16, lesions=lesions)
-            return replace(features, organ_probability=without_strays(features.organ_probability))
+            features = replace(features, organ_probability=without_strays(features.organ_probability))
+        if not lesions:
+            return Redrawn(features, {})
+        with clock.stage("second look", 0.4), torch.inference_mode():
+            return self._detector.draw_again(features)
 
     def segment(self, volume: hd.Volume, text: str, *, progress: Progress | None = None) -> hd.Volume:
         """Draw what a text describes: its text-conditioned mask, whatever organ it lies in.
@@ -265,12 +271,13 @@ class Reader:
         upright = canonical(volume)
         with torch.inference_mode():
             classifier = self._model.encode_text([text])
-        again = self._detector.looks_again(self.thresholds)
-        meant = self.question(text).abnormality if again else None
-        features = self._features(upright, clock, lesions=True)
+        asked = self._detector.looks_again(self.thresholds)
+        meant = self.question(text).abnormality if asked else None
+        scan = self._features(upright, clock, lesions=True)
+        features = scan.features
         with clock.stage("mask", 0.9), torch.inference_mode():
-            if meant is not None and meant in again:
-                probability = self._detector.drawn_again(features)[meant]
+            if meant is not None and meant in asked:
+                probability = scan.masks[meant]
             else:
                 dense = features.dense[None].to(self.device)
                 logits = text_masks(dense, classifier.mask_weight, classifier.mask_bias)[0, 0].cpu()

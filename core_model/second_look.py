@@ -5,11 +5,14 @@ that a dark spot is a vein because it goes on above, or the gallbladder because 
 reads the CT, the organs that were drawn and the first mask of every abnormality, and says of each voxel
 which one of them it shows, or none; lesions are pieces of the first masks, scored and outlined by it
 (`core_model.detection.seconded`). It was trained for the abnormalities of `ModelConfig.second_look`; any
-other text has its first mask. Our choice; neither paper draws twice.
+other text has its first mask. Where `ModelConfig.organs_again` says so, it draws the organs again as well:
+the encoder decides on them at half resolution, which is coarse for vessels, adrenals and bowel. Our choice;
+neither paper draws twice.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -33,6 +36,8 @@ IMAGE_CHANNELS = len(WINDOWS) + 1
 LEAST_LOGIT, MOST_LOGIT, LOGIT_SCALE = -8.0, 6.0, 4.0  # of first masks
 FEW = 20  # voxels of an organ that have no median yet
 NEAR = 5  # first masks are read in cubes of so many voxels round what is drawn as an organ
+ORGAN_WIDTH = 128  # channels between the U-Net's cells and the organs of their voxels
+ORGAN_START = 4.0  # logit that an organ begins with where it was drawn before
 START = 2.0  # how much more than its first mask an abnormality begins with, against `START_NONE`
 START_NONE = 4.0
 
@@ -114,6 +119,12 @@ def unfolded(cells: torch.Tensor) -> torch.Tensor:
     return voxels.reshape(b, FOLD * d, FOLD * h, FOLD * w, c // FOLD**3)
 
 
+def corner_of(voxels: torch.Tensor, corner: int) -> torch.Tensor:
+    """(B, D, H, W) -> (B, D/2, H/2, W/2): the `corner`-th of the eight voxels that `folded` lists."""
+    z, y, x = corner // FOLD**2, corner // FOLD % FOLD, corner % FOLD
+    return voxels[:, z::FOLD, y::FOLD, x::FOLD]
+
+
 def _convolutions(channels_in: int, channels_out: int) -> nn.Sequential:
     """Two normalised 3x3x3 convolutions."""
     layers: list[nn.Module] = []
@@ -126,6 +137,20 @@ def _convolutions(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@dataclass(frozen=True)
+class DrawnAgain:
+    """What the second look draws of a scan; float32, on the CPU.
+
+    Attributes
+    ----------
+    masks: (K, D, H, W) the probability that a voxel shows each abnormality.
+    organs: (1 + O, D, H, W) that of each organ, channel 0 "none"; None where organs are not drawn again.
+    """
+
+    masks: torch.Tensor
+    organs: torch.Tensor | None
+
+
 class SecondLook(nn.Module):
     """The U-Net.
 
@@ -133,11 +158,13 @@ class SecondLook(nn.Module):
     ----------
     kinds: abnormalities, at least one.
     organs: organs that the encoder draws.
+    organs_again: whether they are drawn again.
     """
 
-    def __init__(self, kinds: int, organs: int) -> None:
+    def __init__(self, kinds: int, organs: int, *, organs_again: bool = False) -> None:
         super().__init__()
         self.kinds = kinds
+        self.n_organs = organs
         self.stem = nn.Conv3d(channels_of(kinds, organs), WIDTHS[0], 1)
         self.read = nn.ModuleList(_convolutions(w, w) for w in WIDTHS)
         self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(WIDTHS))
@@ -152,6 +179,14 @@ class SecondLook(nn.Module):
             self.out.bias = nn.Parameter(start.flatten())
             self.first.weight.zero_()
             self.first.weight[1:].copy_(torch.eye(kinds).view(kinds, kinds, 1, 1, 1))
+        self.organ_hidden: nn.Conv3d | None = None
+        if organs_again:
+            self.organ_hidden = nn.Conv3d(WIDTHS[0] + channels_of(kinds, organs), ORGAN_WIDTH, 1)
+            self.organ_out = nn.Conv3d(ORGAN_WIDTH, FOLD**3 * (1 + organs), 1)
+            nn.init.zeros_(self.organ_out.weight)  # an untrained one leaves organs as they were drawn
+            if self.organ_out.bias is not None:
+                nn.init.zeros_(self.organ_out.bias)
+            self.organ_first = nn.Parameter(ORGAN_START * torch.eye(1 + organs))
 
     def forward(self, x: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Look.
@@ -173,7 +208,11 @@ class SecondLook(nn.Module):
             raise ValueError(
                 f"first has spatial shape {tuple(first.shape[2:])}; pad every side to a multiple of {STRIDE}"
             )
-        y = self.stem(x)
+        return self.masks(self.cells(x), first)
+
+    def cells(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, `channels_of`, d, h, w) of `look_channels` -> (B, `WIDTHS`[0], d, h, w), what is seen there."""
+        y: torch.Tensor = self.stem(x)
         skips = []
         for read, down in zip(self.read[:-1], self.down, strict=True):
             skips.append(read(y))
@@ -182,15 +221,51 @@ class SecondLook(nn.Module):
         for rise, draw in zip(self.rise, self.draw, strict=True):
             y = F.interpolate(rise(y), scale_factor=2.0, mode="nearest")
             y = draw(torch.cat([y, skips.pop()], 1))
-        drawn = unfolded(self.out(y).movedim(1, -1)).movedim(-1, 1)
+        return y
+
+    def masks(self, cells: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """What `forward` returns, of `cells` and the first masks."""
+        drawn = unfolded(self.out(cells).movedim(1, -1)).movedim(-1, 1)
         logits: torch.Tensor = drawn + self.first(first)
         return logits  # (B, 1 + K, D, H, W)
 
-    @torch.inference_mode()
-    def probabilities(
-        self, hu: torch.Tensor, label: torch.Tensor, first: torch.Tensor, *, bf16: bool = False
+    def organs(
+        self, cells: torch.Tensor, x: torch.Tensor, label: torch.Tensor, corner: int | None = None
     ) -> torch.Tensor:
-        """The masks of a whole scan.
+        """The organs, drawn again.
+
+        Parameters
+        ----------
+        cells: of `x`, which `look_channels` made.
+        label: (B, D, H, W) the most probable organ, as it was drawn before.
+        corner: one of the eight voxels of every cell (`corner_of`), which is enough to learn from; None: all.
+
+        Returns
+        -------
+        (B, 1 + O, D, H, W) logits of a softmax; with a corner (B, 1 + O, D/2, H/2, W/2).
+
+        Raises
+        ------
+        ValueError: if this network draws no organs.
+        """
+        if self.organ_hidden is None:
+            raise ValueError("this second look draws no organs; make it with organs_again=True")
+        hidden = F.gelu(self.organ_hidden(torch.cat([cells, x.to(cells)], 1)))
+        weight, bias = self.organ_out.weight, self.organ_out.bias
+        if corner is None:
+            drawn = unfolded(F.conv3d(hidden, weight, bias).movedim(1, -1))  # (B, D, H, W, 1 + O)
+        else:
+            own = slice(corner * (1 + self.n_organs), (corner + 1) * (1 + self.n_organs))
+            drawn = F.conv3d(hidden, weight[own], None if bias is None else bias[own]).movedim(1, -1)
+            label = corner_of(label, corner)
+        logits: torch.Tensor = drawn + self.organ_first[label.long()]
+        return logits.movedim(-1, 1)
+
+    @torch.inference_mode()
+    def look(
+        self, hu: torch.Tensor, label: torch.Tensor, first: torch.Tensor, *, bf16: bool = False
+    ) -> DrawnAgain:
+        """Draw a whole scan again.
 
         Parameters
         ----------
@@ -198,26 +273,22 @@ class SecondLook(nn.Module):
         label: (D, H, W) the most probable organ.
         first: (K, D, H, W) logits of the first masks.
         bf16: whether convolutions run in bfloat16.
-
-        Returns
-        -------
-        (K, D, H, W) float32, on the CPU: the probability that a voxel shows each abnormality.
         """
         device = self.stem.weight.device
-        shape = hu.shape
-        organs = self.stem.in_channels - channels_of(self.kinds, 0)
-        medians = organ_medians(hu, label, organs)
+        z, y, x = (slice(n) for n in hu.shape)
+        medians = organ_medians(hu, label, self.n_organs)
         first = limited(first.masked_fill(~near_organs(label), LEAST_LOGIT))
-        missing = [-n % STRIDE for n in reversed(shape)]
+        missing = [-n % STRIDE for n in reversed(hu.shape)]
         ends = (0, missing[0], 0, missing[1], 0, missing[2])
         first = F.pad(first, ends, value=LEAST_LOGIT)[None].to(device)
-        x = look_channels(
-            F.pad(hu, ends, value=-1000.0)[None].to(device),
-            F.pad(label, ends)[None].to(device),
-            first,
-            medians[None].to(device),
-        )
+        label = F.pad(label, ends)[None].to(device)
+        hu = F.pad(hu, ends, value=-1000.0)[None].to(device)
+        read = look_channels(hu, label, first, medians[None].to(device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            logits = self(x, first)
-        drawn: torch.Tensor = logits.float().softmax(1)[0, 1:, : shape[0], : shape[1], : shape[2]].cpu()
-        return drawn
+            cells = self.cells(read)
+            masks = self.masks(cells, first)
+            organs = None if self.organ_hidden is None else self.organs(cells, read, label)
+        return DrawnAgain(
+            masks=masks.float().softmax(1)[0, 1:, z, y, x].cpu(),
+            organs=None if organs is None else organs.float().softmax(1)[0, :, z, y, x].cpu(),
+        )

@@ -39,6 +39,13 @@ class CropPlan:
     tumours: how many times as often tumours are drawn as other abnormalities.
     shift: voxels that a crop is moved at most, along each axis.
     gain, offset_hu, noise_hu: how far grey values are changed: relative, in HU, by white noise up to so much.
+    mirrored: share of the crops in which right and left are exchanged.
+    turned: share of the crops that are turned about the long axis, by `angle` degrees at most, and stretched
+        by up to `stretch`, each axis by itself.
+
+    Raises
+    ------
+    ValueError: if a share is not from 0 to 1, or `stretch` not from 0 to 0.5; the message names it.
     """
 
     size: tuple[int, int, int] = (32, 48, 48)
@@ -49,6 +56,17 @@ class CropPlan:
     gain: float = 0.05
     offset_hu: float = 6.0
     noise_hu: float = 7.0
+    mirrored: float = 0.0
+    turned: float = 0.0
+    angle: float = 15.0
+    stretch: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("lesions", "mirrored", "turned"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"crops {name} is {getattr(self, name)}; it is a share, from 0 to 1")
+        if not 0 <= self.stretch <= 0.5:
+            raise ValueError(f"crops stretch is {self.stretch}; choose from 0 to 0.5")
 
 
 class PatientCrops(Dataset[dict[str, torch.Tensor]]):
@@ -105,8 +123,8 @@ class PatientCrops(Dataset[dict[str, torch.Tensor]]):
 
         Returns
         -------
-        "hu" (float), "label", "first" (bytes, K of them), "kind" (0 none, 1 + k), "weight", and the patient's
-        "medians". Voxels of other abnormalities count as none.
+        "hu" (float), "label", "organs", "first" (bytes, K of them), "kind" (0 none, 1 + k), "weight",
+        and the patient's "medians". Voxels of other abnormalities count as none.
         """
         rng = np.random.default_rng([self._seed, number])
         if rng.random() < self._plan.lesions:
@@ -117,7 +135,14 @@ class PatientCrops(Dataset[dict[str, torch.Tensor]]):
             patient = self._patients[rng.integers(len(self._patients))]
             centre = self._of_an_organ(patient, rng)
         centre = centre + rng.integers(-self._plan.shift, self._plan.shift + 1, 3)
-        crop = self._cut(patient, centre)
+        # What is not wanted is not drawn: plans without it keep the crops that they have.
+        mirrored = self._plan.mirrored > 0 and rng.random() < self._plan.mirrored
+        if self._plan.turned > 0 and rng.random() < self._plan.turned:
+            crop = self._turned(patient, centre, rng)
+        else:
+            crop = self._cut(patient, centre, self._plan.size)
+        if mirrored:
+            crop = {name: value.flip(-1) for name, value in crop.items()}
         hu = crop["hu"].float()
         hu = hu * float(1 + self._plan.gain * rng.uniform(-1, 1)) + float(rng.normal(0, self._plan.offset_hu))
         noise = rng.standard_normal(hu.shape, dtype=np.float32) * rng.uniform(0, self._plan.noise_hu)
@@ -127,7 +152,8 @@ class PatientCrops(Dataset[dict[str, torch.Tensor]]):
         return {
             "hu": hu + torch.from_numpy(noise.astype(np.float32)),
             "label": crop["label"],
-            "first": crop["first"][self._kinds],
+            "organs": crop["organs"],
+            "first": crop["first"],
             "kind": torch.tensor([0, *classes], dtype=torch.uint8)[lesions],
             "weight": torch.tensor([1.0, *counts])[lesions],
             "medians": patient.medians,
@@ -141,16 +167,49 @@ class PatientCrops(Dataset[dict[str, torch.Tensor]]):
                 return np.array(np.unravel_index(own[rng.integers(len(own))], label.shape))
         return np.array([rng.integers(n) for n in label.shape])
 
-    def _cut(self, patient: PatientFile, centre: np.ndarray[Any, Any]) -> dict[str, torch.Tensor]:
-        """A box round a voxel; beyond the scan there is air."""
-        low = [int(c) - n // 2 for c, n in zip(centre, self._plan.size, strict=True)]
-        low = [min(max(a, 1 - n), m - 1) for a, n, m in zip(low, self._plan.size, patient.shape, strict=True)]
+    def _turned(
+        self, patient: PatientFile, centre: np.ndarray[Any, Any], rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        """A box round a voxel, turned and stretched: grey values and first masks between voxels, the rest by
+        the nearest."""
+        angle = np.deg2rad(rng.uniform(-self._plan.angle, self._plan.angle))
+        z, y, x = 1 + rng.uniform(-self._plan.stretch, self._plan.stretch, 3)
+        c, s = np.cos(angle), np.sin(angle)
+        to_source = np.array([[z, 0, 0], [0, c * y, -s * x], [0, s * y, c * x]])
+        half = np.array(self._plan.size) / 2
+        wide = 2 * np.ceil(np.abs(to_source) @ half).astype(int) + 2
+        source = self._cut(patient, centre, (int(wide[0]), int(wide[1]), int(wide[2])))
+        steps = [torch.arange(n) - (n - 1) / 2 for n in self._plan.size]
+        grid = torch.stack(torch.meshgrid(*steps, indexing="ij"), -1)  # (D, H, W, 3), from the middle
+        places = grid @ torch.from_numpy(to_source).float().T * 2 / torch.from_numpy(wide).float()
+        where = places.flip(-1)[None]  # (1, D, H, W, 3), as `grid_sample` wants them: x, y, z from -1 to 1
+
+        def sampled(values: torch.Tensor, mode: str) -> torch.Tensor:
+            """(C, d, h, w) -> (C, D, H, W)."""
+            moved: torch.Tensor = F.grid_sample(
+                values[None].float(), where, mode, "border", align_corners=False
+            )
+            return moved[0]
+
+        between = sampled(torch.cat([source["hu"][None].float(), source["first"].float()]), "bilinear")
+        names = ("label", "lesions", "organs")
+        nearest = sampled(torch.stack([source[name] for name in names]), "nearest").to(torch.uint8)
+        first = between[1:].round().to(torch.uint8)
+        return {"hu": between[0], "first": first, **dict(zip(names, nearest, strict=True))}
+
+    def _cut(
+        self, patient: PatientFile, centre: np.ndarray[Any, Any], size: tuple[int, int, int]
+    ) -> dict[str, torch.Tensor]:
+        """A box round a voxel, with the first masks that are wanted; beyond the scan there is air."""
+        low = [int(c) - n // 2 for c, n in zip(centre, size, strict=True)]
+        low = [min(max(a, 1 - n), m - 1) for a, n, m in zip(low, size, patient.shape, strict=True)]
         box: list[slice] = []
         ends: list[int] = []
-        for a, n, m in zip(low, self._plan.size, patient.shape, strict=True):
+        for a, n, m in zip(low, size, patient.shape, strict=True):
             box.append(slice(max(a, 0), min(a + n, m)))
             ends = [max(-a, 0), max(a + n - m, 0), *ends]
         inside = patient.box((box[0], box[1], box[2]))
+        inside["first"] = inside["first"][self._kinds]
         return {k: F.pad(v, ends, value=AIR_HU if k == "hu" else 0) for k, v in inside.items()}
 
 

@@ -29,7 +29,7 @@ from core_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core_model.inference import choose_device, describe_device
 from core_model.model import SightlineModel
 from core_model.reader import searched
-from core_model.second_look import STRIDE, SecondLook, look_channels
+from core_model.second_look import FOLD, STRIDE, SecondLook, corner_of, look_channels
 from training.logbook import LogBook
 from training.parallel import PRECISIONS, trains_in_bf16
 from training.patient_crops import CropPlan, PatientCrops, first_logits
@@ -57,6 +57,9 @@ class LookSettings:
     learning_rate, warmup_steps, least_rate: `rate`; weight_decay, clip: as ever.
     ema: decay of the mean weights, which are saved as the checkpoint.
     cross_entropy, dice: weights of `look_losses`.
+    organs: weight of the same two losses, added up, of the organs; 0 does not draw them again.
+    go_on: whether the checkpoint's own second look, where it has one of the same abnormalities, is where
+        training starts.
     crops: where they are cut.
 
     Raises
@@ -77,6 +80,8 @@ class LookSettings:
     ema: float = 0.997
     cross_entropy: float = 10.0
     dice: float = 0.5
+    organs: float = 0.0
+    go_on: bool = False
     crops: CropPlan = field(default_factory=CropPlan)
 
     def __post_init__(self) -> None:
@@ -86,6 +91,8 @@ class LookSettings:
             raise ValueError(f"precision is {self.precision!r}; choose of {', '.join(PRECISIONS)}")
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps is {self.steps} and batch {self.batch}; 1 is the least")
+        if self.organs < 0:
+            raise ValueError(f"organs is {self.organs}; a weight is 0 or more")
         if any(n % STRIDE for n in self.crops.size):
             raise ValueError(f"crops size is {list(self.crops.size)}; needed are multiples of {STRIDE}")
 
@@ -149,7 +156,7 @@ class LookRun:
 
     Parameters
     ----------
-    checkpoint: whose first masks it reads; a second look that it has is not gone on with.
+    checkpoint: whose first masks it reads.
     out: folder that keeps the run.
 
     Raises
@@ -183,7 +190,10 @@ class LookRun:
             seed=settings.seed,
         )
         torch.manual_seed(settings.seed)
-        look: Any = SecondLook(len(settings.kinds), len(organs())).to(device)
+        look: Any = SecondLook(len(settings.kinds), len(organs()), organs_again=settings.organs > 0)
+        if settings.go_on:
+            start_from(look, checkpoint, settings.kinds)
+        look = look.to(device)
         self.look: SecondLook = look.to(memory_format=torch.channels_last_3d)
         self.average = copy.deepcopy(self.look)
         decayed = [p for p in self.look.parameters() if p.ndim > 1]
@@ -302,22 +312,50 @@ class LookRun:
         first = first_logits(batch)
         x = look_channels(batch["hu"], batch["label"], first, batch["medians"])
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            logits = self.look(x, first)
+            cells = self.look.cells(x)
+            logits = self.look.masks(cells, first)
         entropy, dice = look_losses(logits, batch["kind"], batch["weight"])
+        loss = s.cross_entropy * entropy + s.dice * dice
+        losses = {"cross_entropy": float(entropy.detach()), "dice": float(dice.detach())}
+        if s.organs:
+            corner = self.step % FOLD**3  # one voxel of every cell, for an eighth of the time
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                drawn = self.look.organs(cells, x, batch["label"], corner)
+            true = corner_of(batch["organs"], corner)
+            organ_entropy, organ_dice = look_losses(drawn, true, torch.ones_like(true, dtype=torch.float32))
+            loss = loss + s.organs * (organ_entropy + organ_dice)
+            losses |= {"organs": float(organ_entropy.detach()), "organ_dice": float(organ_dice.detach())}
         self.optimiser.zero_grad(set_to_none=True)
-        (s.cross_entropy * entropy + s.dice * dice).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.look.parameters(), s.clip)
         self.optimiser.step()
         decay = min(s.ema, (1 + self.step) / (20 + self.step))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.look.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
-        return {"cross_entropy": float(entropy.detach()), "dice": float(dice.detach())}
+        return losses
+
+
+def start_from(look: SecondLook, checkpoint: Checkpoint, kinds: tuple[str, ...]) -> None:
+    """Take over what a checkpoint's second look has learnt.
+
+    Raises
+    ------
+    ValueError: if it has none, or one of other abnormalities.
+    """
+    own = checkpoint.model.second_look
+    if own is None or checkpoint.model.config.second_look != kinds:
+        raise ValueError(
+            f"go_on: the checkpoint's second look draws {list(checkpoint.model.config.second_look)}, "
+            f"not {list(kinds)}; leave go_on out to train one from the start"
+        )
+    held = own.state_dict()
+    look.load_state_dict({name: held.get(name, value) for name, value in look.state_dict().items()})
 
 
 def with_look(checkpoint: Checkpoint, kinds: tuple[str, ...], look: SecondLook) -> SightlineModel:
     """The checkpoint's model with another second look."""
-    config = replace(checkpoint.model.config, second_look=kinds)
+    config = replace(checkpoint.model.config, second_look=kinds, organs_again=look.organ_hidden is not None)
     model = SightlineModel(config, checkpoint.model.text.tokenizer_json)
     own = {k: v for k, v in checkpoint.model.state_dict().items() if not k.startswith("second_look.")}
     drawn = {f"second_look.{k}": v.cpu() for k, v in look.state_dict().items()}

@@ -85,6 +85,7 @@ class StoredPatient:
     label: (D, H, W) uint8, the most probable organ.
     first: (K, D, H, W) uint8 of `to_bytes`, logits of the first masks where the second look reads them.
     lesions: (D, H, W) uint8, 1 + index of the spot that a voxel belongs to, 0 for none.
+    organs: (D, H, W) uint8, the organ that was painted, 0 for none.
     medians: (1 + O,) of `core_model.second_look.organ_medians`.
     spots: the lesions that can be seen.
     """
@@ -93,12 +94,13 @@ class StoredPatient:
     label: torch.Tensor
     first: torch.Tensor
     lesions: torch.Tensor
+    organs: torch.Tensor
     medians: torch.Tensor
     spots: tuple[Spot, ...]
 
     def save(self, file: Path) -> None:
         """Write it; the file is there whole or not at all."""
-        names = ("hu", "label", "first", "lesions", "medians")
+        names = ("hu", "label", "first", "lesions", "organs", "medians")
         spots = json.dumps([[s.kind, s.centre, s.voxels] for s in self.spots])
         with whole_file(file) as out:
             save_file({n: getattr(self, n).contiguous() for n in names}, out, {"spots": spots})
@@ -129,10 +131,10 @@ class PatientFile:
             return tensor
 
     def box(self, box: tuple[slice, slice, slice]) -> dict[str, torch.Tensor]:
-        """ "hu", "label", "first" and "lesions" inside a box of the grid."""
+        """ "hu", "label", "first", "lesions" and "organs" inside a box of the grid."""
         z, y, x = box
         with safe_open(self.file, "pt") as held:
-            own = {name: held.get_slice(name)[z, y, x] for name in ("hu", "label", "lesions")}
+            own = {name: held.get_slice(name)[z, y, x] for name in ("hu", "label", "lesions", "organs")}
             return own | {"first": held.get_slice("first")[:, z, y, x]}
 
 
@@ -168,13 +170,16 @@ class PatientReader:
         scan = encode_scan(self._model, hu, geometry, self._device, supports_bf16(self._device))
         label = without_strays(scan.organ_probability).argmax(0)  # (D, H, W)
         read = near_organs(label) & scan.body
-        values = np.asarray(nearest(case.phantom.lesions, phantom_geometry(case.phantom), scan.geometry))
+        painted = phantom_geometry(case.phantom)
+        values = np.asarray(nearest(case.phantom.lesions, painted, scan.geometry))
+        organs_drawn = np.asarray(nearest(case.phantom.organs, painted, scan.geometry))
         lesions, spots = self._spots(case, values)
         return StoredPatient(
             hu=scan.hu.round().to(torch.int16),
             label=label.to(torch.uint8),
             first=to_bytes(self._detector.first_masks(scan)) * read,
             lesions=torch.from_numpy(lesions),
+            organs=torch.from_numpy(organs_drawn),
             medians=organ_medians(scan.hu, label, len(organs())),
             spots=spots,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from core_model.abnormality import abnormalities
 from core_model.anatomy import organ, organs
 from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from core_model.clock import Clock
-from core_model.detection import OUTLINE, seconded
+from core_model.detection import OUTLINE, Redrawn, seconded
 from core_model.lesions import Component
 from core_model.model import ModelConfig, SightlineModel
 from core_model.reader import Reader
@@ -28,6 +29,7 @@ from core_model.second_look import (
     STRIDE,
     SecondLook,
     channels_of,
+    corner_of,
     folded,
     limited,
     look_channels,
@@ -44,10 +46,13 @@ RENAL = [a.name for a in abnormalities()].index("renal_tumour")
 LIVER = organ("liver").label
 
 
-def model_that_looks_again(seed: int = 0, kinds: tuple[str, ...] = NAMES) -> SightlineModel:
+def model_that_looks_again(
+    seed: int = 0, kinds: tuple[str, ...] = NAMES, *, organs_again: bool = False
+) -> SightlineModel:
     """The tests' model with an untrained second look."""
     own = tiny_model(seed)
-    model = SightlineModel(dataclasses.replace(own.config, second_look=kinds), own.text.tokenizer_json)
+    config = dataclasses.replace(own.config, second_look=kinds, organs_again=organs_again)
+    model = SightlineModel(config, own.text.tokenizer_json)
     model.load_state_dict(own.state_dict(), strict=False)
     return model.eval()
 
@@ -120,7 +125,7 @@ def test_it_begins_with_the_order_of_the_first_masks() -> None:
     look.out.weight.data.zero_()  # what it has not learnt yet is noise
     first = torch.randn(3, 8, 16, 16)
     label = torch.full((8, 16, 16), LIVER)
-    drawn = look.probabilities(torch.full((8, 16, 16), 80.0), label, first)
+    drawn = look.look(torch.full((8, 16, 16), 80.0), label, first).masks
     for k in range(3):
         others = first.exp().sum(0) - first[k].exp()
         expected = first[k].exp() / (first[k].exp() + others + np.exp(2.0))
@@ -131,12 +136,48 @@ def test_it_begins_with_the_order_of_the_first_masks() -> None:
 @settings(max_examples=8)
 def test_any_scan_keeps_its_shape(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
-    look = SecondLook(2, ORGANS).eval()
-    drawn = look.probabilities(
-        torch.zeros(shape), torch.zeros(shape, dtype=torch.long), torch.zeros(2, *shape)
+    look = SecondLook(2, ORGANS, organs_again=True).eval()
+    hu, label = torch.zeros(shape), torch.full(shape, LIVER)
+    drawn = look.look(hu, label, torch.zeros(2, *shape))
+    assert drawn.masks.shape == (2, *shape)
+    assert bool(((drawn.masks >= 0) & (drawn.masks.sum(0) <= 1 + 1e-5)).all())
+    assert drawn.organs is not None
+    assert drawn.organs.shape == (1 + ORGANS, *shape)
+    torch.testing.assert_close(drawn.organs.sum(0), torch.ones(shape))
+
+
+def test_organs_begin_as_they_were_drawn() -> None:
+    torch.manual_seed(0)
+    look = SecondLook(1, ORGANS, organs_again=True).eval()
+    label = torch.randint(0, 1 + ORGANS, (8, 16, 16))
+    drawn = look.look(torch.randn(8, 16, 16) * 100, label, torch.zeros(1, 8, 16, 16)).organs
+    assert drawn is not None
+    assert torch.equal(drawn.argmax(0), label)
+
+
+def test_one_corner_of_every_cell_is_that_of_all_its_voxels() -> None:
+    torch.manual_seed(0)
+    look = SecondLook(1, ORGANS, organs_again=True).eval()
+    torch.nn.init.normal_(look.organ_out.weight, std=0.1)
+    label = torch.randint(0, 1 + ORGANS, (2, 8, 8, 16))
+    x = torch.randn(2, channels_of(1, ORGANS), 4, 4, 8)
+    with torch.inference_mode():
+        cells = look.cells(x)
+        whole = look.organs(cells, x, label)
+        for corner, (z, y, xx) in enumerate(product((0, 1), repeat=3)):
+            one = look.organs(cells, x, label, corner)
+            torch.testing.assert_close(one, whole[:, :, z::2, y::2, xx::2])
+            assert torch.equal(corner_of(label, corner), label[:, z::2, y::2, xx::2])
+
+
+def test_one_that_draws_no_organs_says_so() -> None:
+    look = SecondLook(1, ORGANS)
+    assert (
+        look.look(torch.zeros(8, 8, 8), torch.zeros(8, 8, 8).long(), torch.zeros(1, 8, 8, 8)).organs is None
     )
-    assert drawn.shape == (2, *shape)
-    assert bool(((drawn >= 0) & (drawn.sum(0) <= 1 + 1e-5)).all())
+    x = torch.zeros(1, channels_of(1, ORGANS), 4, 4, 4)
+    with pytest.raises(ValueError, match="make it with organs_again=True"):
+        look.organs(look.cells(x), x, torch.zeros(1, 8, 8, 8))
 
 
 def test_a_side_that_does_not_fit_is_named() -> None:
@@ -161,15 +202,17 @@ def test_it_travels_in_a_checkpoint(tmp_path: Path) -> None:
 def test_a_config_that_names_no_abnormality_is_refused() -> None:
     with pytest.raises(ValueError, match="second_look names 'wart'"):
         ModelConfig(second_look=("wart",))
+    with pytest.raises(ValueError, match="organs_again needs a second look"):
+        ModelConfig(organs_again=True)
 
 
 def test_a_reader_draws_again_what_it_can_and_only_that() -> None:
     volume = body_volume((20, 24, 26))
     plain, again = reader_of(tiny_model()), reader_of(model_that_looks_again())
-    features = plain._features(volume.copy(), Clock(None), lesions=True)
+    scan = again._features(volume.copy(), Clock(None), lesions=True)
     with torch.inference_mode():
-        before = plain._detector.look(features, plain.thresholds)
-        after = again._detector.look(features, again.thresholds)
+        before = plain._detector.look(Redrawn(scan.features, {}), plain.thresholds)
+        after = again._detector.look(scan, again.thresholds)
     changed = [
         a.name
         for a, x, y in zip(abnormalities(), before.masks, after.masks, strict=True)
@@ -180,7 +223,7 @@ def test_a_reader_draws_again_what_it_can_and_only_that() -> None:
     # Of those three it draws one at most in a voxel, inside the body.
     drawn = after.masks[[a.name in NAMES for a in abnormalities()]]
     assert float(drawn.sum(0).max()) <= 1 + 1e-5
-    assert float((drawn * ~features.body).max()) == 0.0
+    assert float((drawn * ~scan.features.body).max()) == 0.0
 
 
 def test_pieces_of_the_first_mask_are_scored_and_cut_down_by_the_second_look() -> None:
@@ -205,9 +248,9 @@ def test_lesions_are_first_pieces_with_the_word_of_the_second_look() -> None:
     volume = body_volume((20, 24, 26))
     for one in (reader, plain):
         one.thresholds = dataclasses.replace(one.thresholds, mask=0.01, raise_findings=True)
-    features = plain._features(volume.copy(), Clock(None), lesions=True)
+    scan = plain._features(volume.copy(), Clock(None), lesions=True)
     with torch.inference_mode():
-        before = plain._detector.look(features, plain.thresholds).candidates[RENAL]
+        before = plain._detector.look(Redrawn(scan.features, {}), plain.thresholds).candidates[RENAL]
     assert before
     found = reader.read(volume)
     own = [n for n in found.lesions if n.type == "renal_tumour"]
@@ -220,13 +263,32 @@ def test_lesions_are_first_pieces_with_the_word_of_the_second_look() -> None:
 def test_a_text_that_means_what_is_drawn_again_gets_that_mask() -> None:
     reader = reader_of(model_that_cannot_tell())
     volume = body_volume((20, 24, 26))
-    body = reader._features(volume, Clock(None), lesions=True).body
+    body = reader._features(volume, Clock(None), lesions=True).features.body
     drawn = reader.segment(volume, "kidney tumour").array > 0
     assert drawn.sum() > 0.7 * float(body.sum())
     plain = reader_of(tiny_model())
     assert np.array_equal(
         reader.segment(volume, "kidney stone").array, plain.segment(volume, "kidney stone").array
     )
+
+
+def test_organs_that_are_drawn_again_are_those_of_the_reading() -> None:
+    """One that has learnt to call everything spleen: whoever asks for organs, gets its word."""
+    model, spleen = model_that_looks_again(organs_again=True), organ("spleen").label
+    assert model.second_look is not None
+    assert model.second_look.organ_out.bias is not None
+    with torch.no_grad():
+        model.second_look.organ_out.bias[spleen :: 1 + ORGANS] = 50.0
+    reader, volume = reader_of(model), body_volume((20, 24, 26))
+    reading = reader.read(volume)
+    inside = reading.organ_mask.array[4:-4, 6:-6, 6:-6]
+    assert (inside == spleen).all()
+    assert [o.name for o in reading.organs if o.present] == ["spleen"]
+    assert np.array_equal(reader.draw_organs(volume).array, reading.organ_mask.array)
+    untrained = reader_of(model_that_looks_again(organs_again=True)).read(volume)
+    as_before = reader_of(tiny_model()).read(volume)
+    changed = untrained.organ_mask.array != as_before.organ_mask.array
+    assert changed.mean() < 0.02  # borders between voxels: sharper probabilities are interpolated otherwise
 
 
 def test_a_lesion_is_reported_with_the_probability_that_its_score_means() -> None:
@@ -245,10 +307,10 @@ def test_what_keeps_its_first_masks_is_read_as_without_a_second_look() -> None:
     volume = body_volume((20, 24, 26))
     plain, again = reader_of(tiny_model()), reader_of(model_that_looks_again())
     again.thresholds = dataclasses.replace(again.thresholds, first_masks=NAMES)
-    features = plain._features(volume, Clock(None), lesions=True)
+    scan = again._features(volume, Clock(None), lesions=True)
     with torch.inference_mode():
-        before = plain._detector.look(features, plain.thresholds)
-        after = again._detector.look(features, again.thresholds)
+        before = plain._detector.look(Redrawn(scan.features, {}), plain.thresholds)
+        after = again._detector.look(scan, again.thresholds)
     assert torch.equal(before.masks, after.masks)
     assert [[c.score for c in own] for own in before.candidates] == [
         [c.score for c in own] for own in after.candidates

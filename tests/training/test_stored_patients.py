@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from core_model.abnormality import abnormalities
+from core_model.anatomy import organ
 from core_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core_model.clock import Clock
 from core_model.inference import supports_bf16
@@ -59,7 +61,7 @@ def test_first_masks_are_those_of_the_reader(
     case: Case, checkpoint: Checkpoint, patient: StoredPatient
 ) -> None:
     reader = Reader(checkpoint, CPU, supports_bf16(CPU))
-    features = reader._features(canonical(case.volume), Clock(None), lesions=True)
+    features = reader._features(canonical(case.volume), Clock(None), lesions=True).features
     with torch.inference_mode():
         logits = reader._detector.first_masks(features)
     label = features.organ_probability.argmax(0)
@@ -84,6 +86,21 @@ def test_lesions_are_those_that_were_planted(case: Case, patient: StoredPatient)
         assert middle.tolist() == pytest.approx(spot.centre, abs=0.51)
         assert names[spot.kind] in planted
     assert int(patient.lesions.max()) == len(patient.spots)
+
+
+def test_organs_are_those_that_were_painted(
+    case: Case, checkpoint: Checkpoint, patient: StoredPatient
+) -> None:
+    assert patient.organs.shape == patient.hu.shape
+    painted = {int(v) for v in np.unique(case.organs)}
+    assert set(patient.organs.unique().tolist()) <= painted
+    liver = patient.organs == organ("liver").label
+    painted_mm3 = float((case.phantom.organs == organ("liver").label).sum()) * 5.0**3
+    stored_mm3 = float(liver.sum()) * checkpoint.model.config.spacing_mm**3
+    assert stored_mm3 == pytest.approx(painted_mm3, rel=0.1)
+    assert float(patient.hu[liver].float().median()) == pytest.approx(
+        float(np.median(case.volume.array[case.organs == organ("liver").label])), abs=15
+    )
 
 
 def test_boxes_of_a_file_are_those_of_the_patient(patient: StoredPatient, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import track
 
 from core_model.checkpoint import Checkpoint, default_checkpoint, load_checkpoint, save_checkpoint
-from core_model.detection import Detector
-from core_model.inference import ScanFeatures, choose_device, encode_scan, supports_bf16
+from core_model.detection import Detector, Redrawn
+from core_model.inference import choose_device, encode_scan, supports_bf16
 from core_model.model import SightlineModel
 from core_model.parts import without_strays
 from core_model.reader import Reader, searched
@@ -104,14 +104,18 @@ class Retraining:
         if labels is None and not bool((truth >= 0).any()):
             raise UnusableSampleError("correction says nothing that can be learnt")
         hu, geometry = to_model_grid(canonical(study.volume), model.config.spacing_mm)
-        features = self._encode(model, hu, geometry)
-        case = None if labels is None else labelled_case(hu, geometry, features, labels, study.volume)
-        before = finding_record(model, detector, features, truth, self.thresholds)
+        scan = self._encode(model, detector, hu, geometry)
+        case = None if labels is None else labelled_case(hu, geometry, scan.features, labels, study.volume)
+        before = finding_record(model, detector, scan, truth, self.thresholds)
         return Taught(hu.round().short(), geometry, case, before)
 
-    def _encode(self, model: SightlineModel, hu: torch.Tensor, geometry: hd.VolumeGeometry) -> ScanFeatures:
+    def _encode(
+        self, model: SightlineModel, detector: Detector, hu: torch.Tensor, geometry: hd.VolumeGeometry
+    ) -> Redrawn:
         features = encode_scan(model, hu, geometry, self.device, supports_bf16(self.device))
-        return replace(features, organ_probability=without_strays(features.organ_probability))
+        features = replace(features, organ_probability=without_strays(features.organ_probability))
+        with torch.inference_mode():
+            return detector.draw_again(features)
 
     def _studies(
         self, files: Sequence[StudyFile], clean: Deidentifier, what: str
@@ -155,8 +159,8 @@ class Retraining:
         model = model.to(self.device)
         detector, after = detector_of(model), []
         for one in track(taught, description="masks anew", console=self.console):
-            features = self._encode(model, one.hu.float(), one.geometry)
-            after.append(finding_record(model, detector, features, one.before.truth, self.thresholds))
+            scan = self._encode(model, detector, one.hu.float(), one.geometry)
+            after.append(finding_record(model, detector, scan, one.before.truth, self.thresholds))
         teacher = FindingTeacher(
             self.base.model, model, [one.before for one in taught], after, self.thresholds
         )

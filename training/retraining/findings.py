@@ -18,9 +18,8 @@ import torch.nn.functional as F
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
-from core_model.detection import Detector
+from core_model.detection import Detector, Redrawn
 from core_model.grounding import top_logit
-from core_model.inference import ScanFeatures
 from core_model.model import SightlineModel
 from core_model.thresholds import Thresholds
 from training.text_bank import TextBank
@@ -56,7 +55,7 @@ def detector_of(model: SightlineModel) -> Detector:
 def finding_record(
     model: SightlineModel,
     detector: Detector,
-    features: ScanFeatures,
+    scan: Redrawn,
     truth: torch.Tensor,
     thresholds: Thresholds,
 ) -> FindingRecord:
@@ -65,13 +64,14 @@ def finding_record(
     Parameters
     ----------
     detector: of `detector_of`.
-    features: of the scan by `model`, without stray parts of organs.
+    scan: by `model`, of `Detector.draw_again`.
     truth: (A,) of `training.retraining.cases.finding_truth`.
     """
     entries, device = abnormalities(), next(model.parameters()).device
+    features = scan.features
     shares = F.avg_pool3d(features.organ_probability[None, 1:], 2)  # (1, O, d, h, w)
     pooled = model.organ_pooling(features.grid[None].to(device), shares.to(device))[0]  # (O, E)
-    seen = detector.look(features, thresholds)
+    seen = detector.look(scan, thresholds)
     label = features.organ_probability.argmax(0)
     voxel_ml = model.config.spacing_mm**3 / 1000
     in_view = [
