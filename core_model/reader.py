@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 
 from core_model.abnormality import Abnormality, abnormalities, abnormality
-from core_model.anatomy import organs
 from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from core_model.clock import Clock, Progress
 from core_model.detection import Detector, Redrawn
@@ -34,6 +33,7 @@ from core_model.inference import (
 from core_model.known_places import known_places
 from core_model.localization import Searchable
 from core_model.masks import label_volume, paste
+from core_model.organ_readings import readings_of
 from core_model.organ_segmenter import OrganSegmenter, completed, with_organs
 from core_model.parts import without_strays
 from core_model.question import Asker, Question
@@ -42,7 +42,6 @@ from core_model.reading import (
     Localization,
     ModelIdentity,
     OrganDrawing,
-    OrganReading,
     Reading,
     SliceReference,
     StudyEncoding,
@@ -171,7 +170,7 @@ class Reader:
                     completed(drawn.array, organ_mask.array, self.organ_segmenter.drawing)
                 )
                 features = with_organs(features, organ_mask)
-            organ_readings = self._organs(organ_mask)
+            organ_readings = readings_of(organ_mask, self.thresholds.organ_ml)
         with clock.stage("lesions", 0.75), torch.inference_mode():
             seen = self._detector.look(replace(scan, features=features), self.thresholds)
             lesion_mask, lesions = self._detector.lesions(seen, features.geometry, upright, self.thresholds)
@@ -360,28 +359,6 @@ class Reader:
     def by_slab(self) -> bool:
         """Whether slabs decide on the axial position (`core_model.ranking.ranked_places`)."""
         return self._model.separate
-
-    def _organs(self, organ_mask: hd.Volume) -> tuple[OrganReading, ...]:
-        # Plane by plane: at once numpy would make a whole scan's labels eight times as wide.
-        counts = np.zeros(len(organs()) + 1, dtype=np.int64)
-        for plane in organ_mask.array:
-            counts += np.bincount(plane.ravel(), minlength=len(counts))
-        edge = set(np.unique(organ_mask.array[[0, -1]]).tolist())
-        voxel_ml = float(np.prod(organ_mask.spacing)) / 1000
-        readings = []
-        for o in organs():
-            volume_ml = float(counts[o.label]) * voxel_ml
-            present = volume_ml >= self.thresholds.organ_ml
-            readings.append(
-                OrganReading(
-                    name=o.name,
-                    label=o.label,
-                    present=present,
-                    volume_ml=volume_ml if present else 0.0,
-                    truncated=present and o.label in edge,
-                )
-            )
-        return tuple(readings)
 
     def _pool(self, features: ScanFeatures) -> torch.Tensor:
         """(O, E) organ embeddings."""

@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -29,10 +27,11 @@ from core_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core_model.inference import choose_device, describe_device
 from core_model.model import SightlineModel
 from core_model.reader import searched
-from core_model.second_look import FOLD, STRIDE, SecondLook, corner_of, look_channels
+from core_model.second_look import FOLD, SecondLook, corner_of, look_channels
 from training.logbook import LogBook
-from training.parallel import PRECISIONS, trains_in_bf16
-from training.patient_crops import CropPlan, PatientCrops, first_logits
+from training.look_settings import LookSettings
+from training.parallel import trains_in_bf16
+from training.patient_crops import PatientCrops, first_logits
 from training.run_state import load_module_state, load_optimiser_state, module_state, optimiser_state
 from training.step_progress import step_columns
 from training.stored_patients import patient_files
@@ -43,82 +42,6 @@ STATE = "state.pt"
 LOG_EVERY, SAVE_EVERY_S = 20, 120.0
 # Of the card before, what is no longer true of a model that draws its masks again.
 LEFT_OUT = ("thresholds", "calibration", "metrics", "digest")
-
-
-@dataclass(frozen=True)
-class LookSettings:
-    """The content of ``training/configs/second_look.toml``.
-
-    Attributes
-    ----------
-    kinds: names of the abnormalities that are drawn again: tumours, and what is mistaken for them.
-    precision: "auto", "bf16" or "32" (`training.parallel`).
-    steps, batch: crops are counted by the batch.
-    learning_rate, warmup_steps, least_rate: `rate`; weight_decay, clip: as ever.
-    ema: decay of the mean weights, which are saved as the checkpoint.
-    cross_entropy, dice: weights of `look_losses`.
-    organs: weight of the same two losses, added up, of the organs; 0 does not draw them again.
-    go_on: whether the checkpoint's own second look, where it has one of the same abnormalities, is where
-        training starts.
-    crops: where they are cut.
-
-    Raises
-    ------
-    ValueError: if a number makes no sense; the message names it.
-    """
-
-    kinds: tuple[str, ...] = ()
-    precision: str = "auto"
-    seed: int = 0
-    steps: int = 3000
-    batch: int = 4
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 100
-    least_rate: float = 0.02
-    weight_decay: float = 2e-2
-    clip: float = 5.0
-    ema: float = 0.997
-    cross_entropy: float = 10.0
-    dice: float = 0.5
-    organs: float = 0.0
-    go_on: bool = False
-    crops: CropPlan = field(default_factory=CropPlan)
-
-    def __post_init__(self) -> None:
-        if not self.kinds:
-            raise ValueError("kinds is empty; name the abnormalities that are to be drawn again")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; choose of {', '.join(PRECISIONS)}")
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps is {self.steps} and batch {self.batch}; 1 is the least")
-        if self.organs < 0:
-            raise ValueError(f"organs is {self.organs}; a weight is 0 or more")
-        if any(n % STRIDE for n in self.crops.size):
-            raise ValueError(f"crops size is {list(self.crops.size)}; needed are multiples of {STRIDE}")
-
-    @classmethod
-    def from_file(cls, path: Path) -> LookSettings:
-        """Read a TOML file.
-
-        Raises
-        ------
-        ValueError: if a key is unknown; the message names it.
-        """
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        crops = values.pop("crops", {})
-        for given, known in ((values, cls), (crops, CropPlan)):
-            unknown = sorted(set(given) - set(known.__dataclass_fields__))
-            if unknown:
-                raise ValueError(f"config {path}: key {unknown[0]!r} is unknown")
-        if "size" in crops:
-            crops["size"] = tuple(crops["size"])
-        values["kinds"] = tuple(values.get("kinds", ()))
-        return cls(**values, crops=CropPlan(**crops))
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step: linear at first, then a cosine."""
-        rest = self.least_rate + (1 - self.least_rate) * 0.5 * (1 + np.cos(np.pi * step / self.steps))
-        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps)) * float(rest)
 
 
 def look_losses(
@@ -221,7 +144,7 @@ class LookRun:
         if not file.exists():
             return False
         state = torch.load(file, map_location="cpu", weights_only=True)
-        if state["settings"] != _plain(self.settings):
+        if state["settings"] != self.settings.plain():
             raise ValueError(
                 f"{self.out} holds a run with other settings; name its config, "
                 "or another folder for a new run"
@@ -235,7 +158,7 @@ class LookRun:
     def save(self) -> None:
         """Write the state that `resume` reads, and the checkpoint of the mean weights."""
         state = {
-            "settings": _plain(self.settings),
+            "settings": self.settings.plain(),
             "look": module_state(self.look),
             "average": module_state(self.average),
             "optimiser": optimiser_state(self.look, self.optimiser),
@@ -257,7 +180,7 @@ class LookRun:
             "patients": len(self.files),
             "lesions": self.crops.lesions,
             "steps": self.step,
-            "settings": _plain(self.settings),
+            "settings": self.settings.plain(),
             "hours": round(self.seconds / 3600, 2),
             "hardware": describe_device(self.device, self.bf16),
             "losses": {k: round(v, 4) for k, v in self.running.items()},
@@ -361,14 +284,6 @@ def with_look(checkpoint: Checkpoint, kinds: tuple[str, ...], look: SecondLook) 
     drawn = {f"second_look.{k}": v.cpu() for k, v in look.state_dict().items()}
     model.load_state_dict(own | drawn)
     return model.eval()
-
-
-def _plain(settings: LookSettings) -> dict[str, Any]:
-    """As JSON has it."""
-    values = asdict(settings)
-    values["kinds"] = list(settings.kinds)
-    values["crops"]["size"] = list(settings.crops.size)
-    return values
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,8 +18,9 @@ from core_model.anatomy import organ, organs
 from core_model.checkpoint import load_checkpoint
 from core_model.second_look import organ_medians
 from tests.tiny import tiny_checkpoint
+from training.look_settings import LookSettings
 from training.patient_crops import CropPlan, PatientCrops
-from training.second_look import CONFIG, LookRun, LookSettings, look_losses, main
+from training.second_look import CONFIG, LookRun, look_losses, main
 from training.stored_patients import READER_FILE, Spot, StoredPatient, reading_digest, to_bytes
 
 CPU = torch.device("cpu")
