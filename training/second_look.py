@@ -185,6 +185,8 @@ class LookRun:
             "hardware": describe_device(self.device, self.bf16),
             "losses": {k: round(v, 4) for k, v in self.running.items()},
         }
+        if self.settings.go_on:
+            stage["before"] = self.checkpoint.card.get("second_look")
         old = {k: v for k, v in self.checkpoint.card.items() if k not in LEFT_OUT}
         return old | {"second_look": stage}
 

@@ -211,7 +211,9 @@ def test_a_run_that_goes_on_may_begin_to_draw_organs(folder: Path) -> None:
     assert torch.equal(run.look.stem.weight, held.model.second_look.stem.weight)
     assert torch.equal(run.average.out.weight, held.model.second_look.out.weight)
     run.train()
-    assert load_checkpoint(folder / "next" / "checkpoint").model.config.organs_again
+    after = load_checkpoint(folder / "next" / "checkpoint")
+    assert after.model.config.organs_again
+    assert after.card["second_look"]["before"] == held.card["second_look"]
 
 
 def test_an_interrupted_run_is_the_same_run(folder: Path) -> None:
