@@ -32,6 +32,7 @@ from training.logbook import LogBook
 from training.look_settings import LookSettings
 from training.parallel import trains_in_bf16
 from training.patient_crops import PatientCrops, first_logits
+from training.phantoms.tissues import IGNORE
 from training.run_state import load_module_state, load_optimiser_state, module_state, optimiser_state
 from training.step_progress import step_columns
 from training.stored_patients import patient_files
@@ -53,7 +54,8 @@ def look_losses(
     ----------
     logits: (B, 1 + K, D, H, W) of `SecondLook`.
     kind: (B, D, H, W) 0 none, 1 + k.
-    weight: (B, D, H, W) how much each voxel counts in the cross entropy.
+    weight: (B, D, H, W) how much each voxel counts in the cross entropy; 0: it is not known, and counts in
+        neither.
 
     Returns
     -------
@@ -66,9 +68,11 @@ def look_losses(
     log = logits.contiguous().float().log_softmax(1)  # (B, 1 + K, D, H, W)
     own = log.gather(1, true)[:, 0]
     entropy = -(own * weight).mean()
-    count = torch.bincount(true.flatten(), minlength=classes).to(log)
-    shared = log.new_zeros(classes).index_add(0, true.flatten(), own.exp().flatten())  # (1 + K,)
-    missed = 1 - (2 * shared + 1) / (log.exp().square().sum((0, 2, 3, 4)) + count + 1)
+    known = (weight > 0).to(log)  # (B, D, H, W)
+    count = log.new_zeros(classes).index_add(0, true.flatten(), known.flatten())  # (1 + K,)
+    shared = log.new_zeros(classes).index_add(0, true.flatten(), (own.exp() * known).flatten())
+    drawn = (log.exp().square() * known[:, None]).sum((0, 2, 3, 4))
+    missed = 1 - (2 * shared + 1) / (drawn + count + 1)
     shown = count > 0
     shown[0] = False
     return entropy, (missed * shown).sum() / shown.sum().clamp_min(1)
@@ -90,14 +94,14 @@ class LookRun:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        patients: Path,
+        patients: Sequence[Path],
         out: Path,
         settings: LookSettings,
         device: torch.device,
     ) -> None:
         self.checkpoint, self.out, self.settings, self.device = checkpoint, out, settings, device
         kinds = searched(checkpoint.card)
-        self.files = patient_files(patients, checkpoint)
+        self.files = [file for folder in patients for file in patient_files(folder, checkpoint)]
         names = [a.name for a in kinds]
         unknown = sorted(set(settings.kinds) - set(names))
         if unknown:
@@ -246,8 +250,9 @@ class LookRun:
             corner = self.step % FOLD**3  # one voxel of every cell, for an eighth of the time
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
                 drawn = self.look.organs(cells, x, batch["label"], corner)
-            true = corner_of(batch["organs"], corner)
-            organ_entropy, organ_dice = look_losses(drawn, true, torch.ones_like(true, dtype=torch.float32))
+            true = corner_of(batch["organs"], corner)  # (B, d, h, w)
+            known = true != IGNORE
+            organ_entropy, organ_dice = look_losses(drawn, true * known, known.float())
             loss = loss + s.organs * (organ_entropy + organ_dice)
             losses |= {"organs": float(organ_entropy.detach()), "organ_dice": float(organ_dice.detach())}
         self.optimiser.zero_grad(set_to_none=True)
@@ -299,7 +304,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
     parser.add_argument(
-        "--patients", type=Path, required=True, metavar="DIR", help="of training.stored_patients"
+        "--patients",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of training.stored_patients",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--config", type=Path, default=CONFIG, help="TOML file (default: %(default)s)")

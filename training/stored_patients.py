@@ -34,12 +34,15 @@ from core_model.second_look import near_organs, organ_medians
 from core_model.volume import canonical, to_model_grid
 from training.benchmark import TRAINING_SEED, Case, make_case
 from training.phantoms.dicom import nearest, phantom_geometry
+from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
+from training.samples import AnatomySource
 from training.stored_windows import digest_of
 from training.whole_files import whole_file
 from training.work_parts import add_part
 
 HOW = "python -m training.stored_patients CHECKPOINT --out DIR"
 READER_FILE = "reader.json"
+SPACING_MM = 2.5  # at which patients are painted, as the benchmark's
 LOGIT_STEPS, LOGIT_ZERO = 12.0, 160.0  # logits of first masks are kept in bytes, from -13 to 8
 # How many patients have an abnormality: two to four times as many as in the benchmark; our choice.
 CHANCES = {
@@ -233,9 +236,15 @@ def store(
     *,
     device: torch.device,
     console: Console,
-    spacing_mm: float = 2.5,
+    spacing_mm: float = SPACING_MM,
+    maps: Sequence[LabelMapAnatomy] = (),
+    map_share: float = 0.5,
 ) -> None:
     """Store the patients of some seeds; those that are there are not read again.
+
+    Parameters
+    ----------
+    maps: label maps of real patients at `spacing_mm`, which `map_share` of the patients are grown from.
 
     Raises
     ------
@@ -250,7 +259,17 @@ def store(
     reader = PatientReader(checkpoint, device)
     left = [s for s in seeds if not (out / f"{s}.safetensors").exists()]
     for seed in track(left, description="patients", console=console):
-        reader.read(make_case(seed, spacing_mm, CHANCES)).save(out / f"{seed}.safetensors")
+        case = make_case(seed, spacing_mm, CHANCES, source_of(seed, maps, map_share))
+        reader.read(case).save(out / f"{seed}.safetensors")
+
+
+def source_of(seed: int, maps: Sequence[LabelMapAnatomy], share: float) -> AnatomySource | None:
+    """The label map that the patient of a seed is grown from; None where it is procedural."""
+    rng = np.random.default_rng([seed, 6])
+    if not maps or rng.random() >= share:
+        return None
+    chosen = maps[rng.integers(len(maps))]
+    return chosen.sample
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -269,20 +288,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--n", type=int, default=200, help="number of patients (default: %(default)s)")
     add_part(parser)
+    parser.add_argument(
+        "--label-maps",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of label maps of real patients (TotalSegmentator's classes) to grow patients from",
+    )
+    parser.add_argument(
+        "--map-share",
+        type=float,
+        default=0.5,
+        help="share of the patients that are grown from label maps (default: %(default)s)",
+    )
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
     if args.n < 1:
         parser.error(f"--n is {args.n}; needed is 1 at least")
+    if not 0 <= args.map_share <= 1:
+        parser.error(f"--map-share is {args.map_share}; it is a share, from 0 to 1")
     k, parts = args.part
     try:
+        maps = load_folder(args.label_maps, SPACING_MM) if args.label_maps else []
         store(
             load_checkpoint(args.checkpoint),
             args.out,
             range(TRAINING_SEED + k - 1, TRAINING_SEED + args.n, parts),
             device=choose_device(args.device),
             console=Console(stderr=True),
+            maps=maps,
+            map_share=args.map_share,
         )
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
 
 

@@ -81,7 +81,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def run_in(folder: Path, out: str, settings: LookSettings = SETTINGS) -> LookRun:
-    return LookRun(load_checkpoint(folder / "checkpoint"), folder / "patients", folder / out, settings, CPU)
+    return LookRun(load_checkpoint(folder / "checkpoint"), [folder / "patients"], folder / out, settings, CPU)
 
 
 def crops_of(folder: Path, **plan: Any) -> PatientCrops:
@@ -158,6 +158,12 @@ def test_losses_of_what_is_right_and_wrong() -> None:
     # Of class 2: 8 voxels of 32, each with a third.
     assert float(dice) == pytest.approx(1 - (2 * 8 / 3 + 1) / (32 / 9 + 8 + 1), abs=1e-5)
     assert float(look_losses(right, torch.zeros_like(kind), weight)[1]) == 0.0
+    weight[0, 1] = 0.0  # not known
+    wrong = right.clone()
+    wrong[0, :, 1] = torch.tensor([0.0, 40.0, 0.0]).view(3, 1, 1)
+    entropy, dice = look_losses(wrong, kind, weight)
+    assert float(entropy) == pytest.approx(0.0, abs=1e-6)
+    assert float(dice) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_it_learns_what_one_voxel_cannot_tell(folder: Path) -> None:
@@ -194,7 +200,7 @@ def test_it_learns_to_draw_organs_again_and_goes_on_from_there(folder: Path) -> 
     assert float(right[:, VEIN, VEIN].float().mean()) > 0.9
     assert float(right.float().mean()) > 0.95
     again = LookRun(
-        held, folder / "patients", folder / "next", dataclasses.replace(settings, go_on=True), CPU
+        held, [folder / "patients"], folder / "next", dataclasses.replace(settings, go_on=True), CPU
     )
     for name, value in held.model.second_look.state_dict().items():
         assert torch.equal(again.look.state_dict()[name], value), name
@@ -206,7 +212,7 @@ def test_a_run_that_goes_on_may_begin_to_draw_organs(folder: Path) -> None:
     run_in(folder, "run").train()
     held = load_checkpoint(folder / "run" / "checkpoint")
     settings = dataclasses.replace(SETTINGS, organs=0.5, go_on=True)
-    run = LookRun(held, folder / "patients", folder / "next", settings, CPU)
+    run = LookRun(held, [folder / "patients"], folder / "next", settings, CPU)
     assert held.model.second_look is not None
     assert torch.equal(run.look.stem.weight, held.model.second_look.stem.weight)
     assert torch.equal(run.average.out.weight, held.model.second_look.out.weight)

@@ -18,7 +18,9 @@ from core_model.reading import ModelIdentity
 from core_model.second_look import near_organs
 from core_model.volume import canonical
 from tests.tiny import CARD, tiny_model
+from tests.training.test_labelmaps import organ_labels, write_map
 from training.benchmark import TRAINING_SEED, Case, make_case
+from training.phantoms.labelmaps import load_folder
 from training.phantoms.lesions import lesion_kinds
 from training.stored_patients import (
     CHANCES,
@@ -28,6 +30,7 @@ from training.stored_patients import (
     from_bytes,
     main,
     patient_files,
+    source_of,
 )
 
 CPU = torch.device("cpu")
@@ -123,9 +126,9 @@ def test_the_command_stores_patients_once(tmp_path: Path, monkeypatch: pytest.Mo
     save_checkpoint(tiny_model(), CARD, tmp_path / "checkpoint")
     painted = []
 
-    def small(seed: int, spacing_mm: float, chances: dict[str, float]) -> Case:
+    def small(seed: int, spacing_mm: float, chances: dict[str, float], source: None) -> Case:
         painted.append(seed)
-        return make_case(seed, 8.0, chances)
+        return make_case(seed, 8.0, chances, source)
 
     monkeypatch.setattr("training.stored_patients.make_case", small)
     given = [str(tmp_path / "checkpoint"), "--out", str(tmp_path / "patients"), "--device", "cpu"]
@@ -145,3 +148,30 @@ def test_the_command_stores_patients_once(tmp_path: Path, monkeypatch: pytest.Mo
 def test_no_patients_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--out", str(tmp_path), "--n", "0"])
+
+
+def test_patients_are_grown_from_label_maps_as_often_as_wanted(tmp_path: Path) -> None:
+    write_map(organ_labels(), tmp_path / "a.nii.gz")
+    maps = load_folder([tmp_path], 5.0)
+    seeds = range(TRAINING_SEED, TRAINING_SEED + 60)
+    grown = [source_of(seed, maps, 0.5) is not None for seed in seeds]
+    assert 20 < sum(grown) < 40
+    assert grown == [source_of(seed, maps, 0.5) is not None for seed in seeds]
+    assert all(source_of(seed, maps, 0.0) is None and source_of(seed, [], 1.0) is None for seed in seeds)
+    case = make_case(TRAINING_SEED, 5.0, CHANCES, source_of(TRAINING_SEED, maps, 1.0))
+    # That of the map, deformed: a tenth of a patient's.
+    assert case.volume.spatial_shape[0] <= maps[0].labels.shape[0] < 60
+    assert any(p.organ == "liver" for p in case.phantom.planted)
+
+
+def test_a_folder_without_label_maps_and_a_share_that_is_none_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tiny_model(), CARD, tmp_path / "checkpoint")
+    given = [str(tmp_path / "checkpoint"), "--out", str(tmp_path / "out"), "--label-maps", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        main(given)
+    assert "holds no *.nii or *.nii.gz label map" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*given, "--map-share", "2"])
+    assert "--map-share is 2.0; it is a share, from 0 to 1" in capsys.readouterr().err

@@ -29,7 +29,7 @@ from training.phantoms.lesions import plant
 from training.phantoms.procedural import procedural_anatomy
 from training.phantoms.reports import Report, image_number, largest_slice, write_report
 from training.phantoms.scanner import scan
-from training.phantoms.tissues import Phantom, PlantedLesion
+from training.phantoms.tissues import Anatomy, Phantom, PlantedLesion
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def make_phantom(
     spacing_mm: float = 2.0,
     height_mm: float | None = None,
     coverage: str | None = None,
+    source: Callable[[np.random.Generator], Anatomy] | None = None,
 ) -> Phantom:
-    """The phantom of a seed: procedural anatomy, lesions, scan.
+    """The phantom of a seed: anatomy, lesions, scan.
 
     Parameters
     ----------
@@ -73,6 +74,7 @@ def make_phantom(
     spacing_mm: isotropic voxel size.
     height_mm: length of the scan, None for neck to thigh.
     coverage: part of the body (`procedural.COVERAGE`), None for all of it.
+    source: of another anatomy than the procedural one, at `spacing_mm`; it decides on height and coverage.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def make_phantom(
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     body, findings, scanner = (np.random.default_rng([seed, k]) for k in range(3))
-    anatomy = procedural_anatomy(body, spacing_mm, height_mm, coverage)
+    anatomy = procedural_anatomy(body, spacing_mm, height_mm, coverage) if source is None else source(body)
     return scan(plant(anatomy, findings, lesions, chances), spacing_mm, scanner, phase)
 
 
