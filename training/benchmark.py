@@ -67,13 +67,13 @@ def make_case(
     kernel = sorted(KERNELS)[seed % len(KERNELS)]
     settings = SeriesSettings(seed=seed, kernel=kernel)
     geometry = export_geometry(phantom, settings)
-    source = phantom_geometry(phantom)
+    painted = phantom_geometry(phantom)
     array = np.stack(list(image_slices(phantom, settings)))
     return Case(
         seed=seed,
         volume=hd.Volume(array.astype(np.float32), geometry.affine, coordinate_system="PATIENT"),
-        organs=np.asarray(nearest(phantom.organs, source, geometry)),
-        lesions=np.asarray(nearest(phantom.lesions, source, geometry)),
+        organs=np.asarray(nearest(phantom.organs, painted, geometry)),
+        lesions=np.asarray(nearest(phantom.lesions, painted, geometry)),
         phantom=phantom,
     )
 

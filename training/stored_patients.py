@@ -268,7 +268,7 @@ def source_of(seed: int, maps: Sequence[LabelMapAnatomy], share: float) -> Anato
     rng = np.random.default_rng([seed, 6])
     if not maps or rng.random() >= share:
         return None
-    chosen = maps[rng.integers(len(maps))]
+    chosen = maps[int(rng.integers(len(maps)))]
     return chosen.sample
 
 
