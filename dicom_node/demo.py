@@ -43,7 +43,8 @@ _WAIT = "wait for results"
 
 @dataclass(frozen=True)
 class Answer:
-    """One text query and how far its answer lies from what was planted (None if nothing was)."""
+    """One text query and how far its answer lies from the middle of the nearest planted lesion that the text
+    names (None if nothing was planted)."""
 
     text: str
     organ: str
@@ -237,7 +238,7 @@ def _wait(pacs: Pacs, node: NodeProcess, index: Index, progress: Progress) -> Ge
 
 
 def _ask(scene: Scene, checkpoint: Path | None, device: str | None) -> Answer:
-    """Ask the archived encoding, as `sightline query` does, for the largest planted lesion."""
+    """Ask the archived encoding, as `sightline query` does, for the kind of the largest planted lesion."""
     from core_model.abnormality import abnormality  # noqa: PLC0415  torch is slow to import
     from core_model.encoding_file import load_encoding  # noqa: PLC0415
     from core_model.reader import Reader  # noqa: PLC0415
@@ -246,7 +247,9 @@ def _ask(scene: Scene, checkpoint: Path | None, device: str | None) -> Answer:
     text = abnormality(target.abnormality).present[0] if target else "a lesion in the liver"
     found = Reader.load(checkpoint, device).localize(load_encoding(scene.encoding_file), text)
     distance = slice_distance = None
-    if target is not None and target.centroid_lps_mm is not None:
-        offset = [a - b for a, b in zip(found.position_lps_mm, target.centroid_lps_mm, strict=True)]
+    # The text names a kind of lesion, not one of them: whichever is nearest is meant.
+    meant = scene.nearest(target.abnormality, found.position_lps_mm) if target else None
+    if meant is not None and meant.centroid_lps_mm is not None:
+        offset = [a - b for a, b in zip(found.position_lps_mm, meant.centroid_lps_mm, strict=True)]
         distance, slice_distance = sum(v * v for v in offset) ** 0.5, abs(offset[2])
     return Answer(text, found.organ, found.score, found.position_lps_mm, distance, slice_distance)

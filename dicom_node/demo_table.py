@@ -67,7 +67,9 @@ def _findings(outcome: DemoOutcome) -> Table:
 
 def _query(outcome: DemoOutcome) -> Table:
     answer = outcome.answer
-    table = _table(f"asked: {answer.text!r}", "organ", "position (LPS mm)", "score", "off by mm", "slices mm")
+    table = _table(
+        f"asked: {answer.text!r}", "organ", "position (LPS mm)", "score", "from nearest mm", "slices mm"
+    )
     table.add_row(
         organ(answer.organ).display if answer.organ else "none",
         " ".join(f"{value:.0f}" for value in answer.position_lps_mm),

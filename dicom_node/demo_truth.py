@@ -105,6 +105,11 @@ class Scene:
         placed = [p for p in self.planted if p.centroid_lps_mm is not None]
         return max(placed, key=lambda p: p.diameter_mm, default=None)
 
+    def nearest(self, abnormality: str, point_lps_mm: Sequence[float]) -> Planted | None:
+        """The planted lesion of a kind whose middle is nearest to a position; None if none has a place."""
+        placed = [p for p in self.planted if p.abnormality == abnormality and p.centroid_lps_mm is not None]
+        return min(placed, key=lambda p: _distance(p, point_lps_mm) or 0.0, default=None)
+
 
 def load_scene(phantom: Path, received: Sequence[Path], results: Path) -> Scene:
     """Read the phantom, its truth, and the objects that came back.

@@ -100,6 +100,18 @@ def test_present_but_somewhere_else_is_not_found(scene: Scene) -> None:
     assert cyst.distance_mm == pytest.approx(83.0, abs=0.1)
 
 
+def test_what_a_text_names_is_the_nearest_lesion_of_its_kind(scene: Scene) -> None:
+    first, second, cyst = scene.planted[:3]
+    for entry in (first, second):
+        assert entry.centroid_lps_mm is not None
+        beside = [v + 3.0 for v in entry.centroid_lps_mm]
+        assert scene.nearest("liver_tumour", beside) is entry
+        assert scene.nearest("liver_tumour", entry.centroid_lps_mm) is entry
+        assert scene.nearest("renal_cyst", beside) is cyst
+    assert scene.nearest("hepatic_steatosis", (0.0, 0.0, 0.0)) is None
+    assert scene.nearest("lung_nodule", (0.0, 0.0, 0.0)) is None
+
+
 def test_what_touches_nothing_planted_is_false(scene: Scene) -> None:
     assert compare(scene).false_lesions == 1
     assert compare(replace(scene, lesions=np.zeros_like(scene.lesions))).false_lesions == 0
