@@ -104,7 +104,7 @@ def _predicted_organ(
 ) -> torch.Tensor:
     """(D, H, W) bool on `hu`'s grid: where the model sees the organ."""
     found = encode_scan(model, hu, geometry, device, supports_bf16(device))
-    inside = without_strays(found.organ_probability).argmax(0) == label  # as the reader takes it
+    inside = without_strays(found.organ_probability).argmax(0) == label  # as the reader takes the encoder's
     offset = np.rint(
         geometry.map_reference_to_indices(found.geometry.map_indices_to_reference(np.zeros((1, 3))))[0]
     ).astype(int)
