@@ -163,7 +163,6 @@ class SecondLook(nn.Module):
 
     def __init__(self, kinds: int, organs: int, *, organs_again: bool = False) -> None:
         super().__init__()
-        self.kinds = kinds
         self.n_organs = organs
         self.stem = nn.Conv3d(channels_of(kinds, organs), WIDTHS[0], 1)
         self.read = nn.ModuleList(_convolutions(w, w) for w in WIDTHS)

@@ -5,7 +5,7 @@ Not the comparison with a reading (`training.judging`) and not the figures (`tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import highdicom as hd
@@ -22,7 +22,7 @@ from training.phantoms.dicom import (
 )
 from training.phantoms.procedural import COVERAGE
 from training.phantoms.study import make_phantom
-from training.phantoms.tissues import Anatomy, Phantom
+from training.phantoms.tissues import AnatomySource, Phantom
 
 VERSION = "phantoms/2"  # new whenever a seed gives another patient or another scan
 PARTIAL = 0.4  # share of the patients of whom only a part is scanned; our choice
@@ -58,7 +58,7 @@ def make_case(
     seed: int,
     spacing_mm: float = 2.5,
     chances: Mapping[str, float] | None = None,
-    source: Callable[[np.random.Generator], Anatomy] | None = None,
+    source: AnatomySource | None = None,
 ) -> Case:
     """The benchmark's patient of a seed; with `chances` or `source` (`make_phantom`) another one."""
     phantom = make_phantom(

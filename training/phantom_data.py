@@ -10,8 +10,8 @@ import numpy as np
 
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
 from training.phantoms.procedural import procedural_anatomy
-from training.phantoms.tissues import Anatomy
-from training.samples import NOISE_HU, AnatomySource, PhantomCrops
+from training.phantoms.tissues import Anatomy, AnatomySource
+from training.samples import NOISE_HU, PhantomCrops
 from training.settings import Settings
 
 

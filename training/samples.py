@@ -25,14 +25,12 @@ from training.phantoms.fields import gaussian_blur, smooth_noise, uniform
 from training.phantoms.lesions import plant
 from training.phantoms.reports import Snippet, write_report
 from training.phantoms.scanner import scan
-from training.phantoms.tissues import IGNORE, Anatomy, Phantom
+from training.phantoms.tissues import IGNORE, AnatomySource, Phantom
 from training.snippets import CropSnippet, snippets_in
 
 MIN_ORGAN_VOXELS = 30  # fewer than this in a crop and the organ counts as not in view
 MIN_LESION_VOXELS = 3
 NOISE_HU = (22.0, 12.0)  # up to so much of fine and of coarse noise; real CT has some 6 at 4 mm
-
-AnatomySource = Callable[[np.random.Generator], Anatomy]
 
 
 @dataclass(frozen=True)
@@ -383,7 +381,6 @@ def rows_of(batch: Crop, first: int, count: int) -> Crop:
 
 __all__ = [
     "IGNORE",
-    "AnatomySource",
     "Crop",
     "PhantomCrops",
     "Ticket",

@@ -35,7 +35,7 @@ from core_model.volume import canonical, to_model_grid
 from training.benchmark import TRAINING_SEED, Case, make_case
 from training.phantoms.dicom import nearest, phantom_geometry
 from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
-from training.samples import AnatomySource
+from training.phantoms.tissues import AnatomySource
 from training.stored_windows import digest_of
 from training.whole_files import whole_file
 from training.work_parts import add_part
@@ -122,6 +122,7 @@ class PatientFile:
         try:
             with safe_open(file, "pt") as held:
                 self.shape: tuple[int, int, int] = tuple(held.get_slice("hu").get_shape())
+                held.get_slice("organs")  # files of 0.6.0 have none: said here, not by a worker
                 self.medians: torch.Tensor = held.get_tensor("medians")
                 self.spots = tuple(Spot(k, tuple(c), n) for k, c, n in json.loads(held.metadata()["spots"]))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ
@@ -117,6 +118,10 @@ def test_boxes_of_a_file_are_those_of_the_patient(patient: StoredPatient, tmp_pa
     box = (slice(1, 4), slice(2, 9), slice(0, 5))
     for name, value in held.box(box).items():
         assert torch.equal(value, getattr(patient, name)[..., *box]), name
+    kept = load_file(file)
+    save_file({name: value for name, value in kept.items() if name != "organs"}, file, {"spots": "[]"})
+    with pytest.raises(ValueError, match=r"0\.safetensors holds no patient .* delete it and store anew"):
+        PatientFile(file)
     file.write_bytes(b"something else")
     with pytest.raises(ValueError, match=r"0\.safetensors holds no patient .* delete it and store anew"):
         PatientFile(file)

@@ -29,7 +29,7 @@ from training.phantoms.lesions import plant
 from training.phantoms.procedural import procedural_anatomy
 from training.phantoms.reports import Report, image_number, largest_slice, write_report
 from training.phantoms.scanner import scan
-from training.phantoms.tissues import Anatomy, Phantom, PlantedLesion
+from training.phantoms.tissues import AnatomySource, Phantom, PlantedLesion
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def make_phantom(
     spacing_mm: float = 2.0,
     height_mm: float | None = None,
     coverage: str | None = None,
-    source: Callable[[np.random.Generator], Anatomy] | None = None,
+    source: AnatomySource | None = None,
 ) -> Phantom:
     """The phantom of a seed: anatomy, lesions, scan.
 

@@ -7,8 +7,10 @@ does not name but a CT shows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from core_model.anatomy import organs, structures, v2_to_reading
@@ -69,6 +71,9 @@ class Anatomy:
 
     tissues: torch.Tensor
     spacing_mm: float
+
+
+AnatomySource = Callable[[np.random.Generator], Anatomy]
 
 
 @dataclass(frozen=True)
