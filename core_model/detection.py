@@ -166,7 +166,7 @@ class Detector:
 
         Parameters
         ----------
-        features: of `core_model.inference.encode_scan`, its organs rid of strays.
+        features: of `core_model.inference.encode_scan`.
 
         Returns
         -------

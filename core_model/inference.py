@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from core_model.model import SightlineModel
+from core_model.parts import without_strays
 from core_model.volume import bounding_slices, sub_geometry, window
 
 BODY_HU = -400.0
@@ -71,7 +72,7 @@ class ScanFeatures:
     geometry: of the model-grid voxels inside the box.
     hu: (D, H, W) float32 Hounsfield units.
     body: (D, H, W) bool, inside the patient.
-    organ_probability: (1 + O, D, H, W) float32.
+    organ_probability: (1 + O, D, H, W) float32, the organs rid of strays (`core_model.parts`).
     dense: (C, D, H, W) float32, for text-conditioned masks.
     grid: (E, D/2, H/2, W/2) float32, for grounding.
     grid_geometry: of the grid cells.
@@ -170,12 +171,13 @@ def encode_scan(
             sigma_scale=0.25,
         )
     half = [n // 2 for n in size]
+    organs = organ_logits[0, :, : size[0], : size[1], : size[2]].softmax(0).cpu()  # (1 + O, D, H, W)
     inner = sub_geometry(geometry, *box)
     return ScanFeatures(
         geometry=inner,
         hu=hu[0, 0, box[0], box[1], box[2]],
         body=body[box],
-        organ_probability=organ_logits[0, :, : size[0], : size[1], : size[2]].softmax(0).cpu(),
+        organ_probability=without_strays(organs),
         dense=dense[0, :, : size[0], : size[1], : size[2]].cpu(),
         grid=grid[0, :, : half[0], : half[1], : half[2]].cpu(),
         grid_geometry=halved(inner),

@@ -35,7 +35,6 @@ from core_model.localization import Searchable
 from core_model.masks import label_volume, paste
 from core_model.organ_readings import readings_of
 from core_model.organ_segmenter import OrganSegmenter, completed, with_organs
-from core_model.parts import without_strays
 from core_model.question import Asker, Question
 from core_model.ranking import localize
 from core_model.reading import (
@@ -239,7 +238,6 @@ class Reader:
             hu, geometry = to_model_grid(upright, self._model.config.spacing_mm)
         with clock.stage("encode", 0.1):
             features = encode_scan(self._model, hu, geometry, self.device, self.bf16, lesions=lesions)
-            features = replace(features, organ_probability=without_strays(features.organ_probability))
         if not lesions:
             return Redrawn(features, {})
         with clock.stage("second look", 0.4), torch.inference_mode():

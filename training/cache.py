@@ -19,7 +19,7 @@ from training.datasets.tally import Tally
 from training.pretrain import DEFAULT_CONFIG
 from training.settings import Settings
 from training.volume_shards import PER_SHARD, describe, prepare, shard_name, write_shard
-from training.work_parts import part
+from training.work_parts import add_part, share
 
 
 def make_shards(
@@ -51,9 +51,9 @@ def make_shards(
     if not records:
         raise ValueError(f"{dataset.name} has no sample to read; see python -m training.check")
     describe(out, source=dataset.name, spacing_mm=spacing_mm, records=records, per_shard=per_shard)
-    tally, (which, of) = Tally(), part
+    tally = Tally()
     groups = [(k, records[k * per_shard : (k + 1) * per_shard]) for k in range(-(-len(records) // per_shard))]
-    mine = [g for g in groups[which - 1 :: of] if not (out / shard_name(g[0])).with_suffix(".json").exists()]
+    mine = [g for g in share(groups, part) if not (out / shard_name(g[0])).with_suffix(".json").exists()]
     steps = [(number, record, record is group[-1]) for number, group in mine for record in group]
     stored, skipped = [], list[Problem]()
     for number, record, last in track(
@@ -91,13 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--masks", type=Path, metavar="DIR", help="of training.organ_masks, for a set without organ masks"
     )
-    parser.add_argument(
-        "--part",
-        type=part,
-        default=(1, 1),
-        metavar="K/N",
-        help="this is the K-th of N processes on the folder (default: 1/1)",
-    )
+    add_part(parser, "shard")
     args = parser.parse_args(arguments)
     try:
         if args.per_shard < 1:

@@ -31,7 +31,6 @@ from core_model.anatomy import organ
 from core_model.checkpoint import Checkpoint, load_checkpoint
 from core_model.inference import encode_scan, supports_bf16
 from core_model.model import SightlineModel
-from core_model.parts import without_strays
 from core_model.reader import searched
 from core_model.thresholds import Thresholds
 from training.labelled import LabelledCase, LabelledCrops, LabelledFiles, labelled_files, load_case
@@ -104,7 +103,7 @@ def _predicted_organ(
 ) -> torch.Tensor:
     """(D, H, W) bool on `hu`'s grid: where the model sees the organ."""
     found = encode_scan(model, hu, geometry, device, supports_bf16(device))
-    inside = without_strays(found.organ_probability).argmax(0) == label  # as the reader takes the encoder's
+    inside = found.organ_probability.argmax(0) == label
     offset = np.rint(
         geometry.map_reference_to_indices(found.geometry.map_indices_to_reference(np.zeros((1, 3))))[0]
     ).astype(int)

@@ -36,7 +36,7 @@ from training.datasets.mask_files import save_mask
 from training.datasets.sample import DataSet, Record, UnusableSampleError
 from training.datasets.tally import Tally
 from training.whole_files import whole_file
-from training.work_parts import part_of
+from training.work_parts import add_part, share
 
 SCHEMA = "sightline-organ-masks/1"
 LABELS = "labels.json"
@@ -209,21 +209,6 @@ def _agree(path: Path, drawer: Draws) -> None:
         part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
-def share(source: Sequence[Task], part: str) -> list[Task]:
-    """The tasks of one of several machines.
-
-    Parameters
-    ----------
-    part: ``"K/N"``, K from 1 to N.
-
-    Raises
-    ------
-    ValueError: if it is not of that form.
-    """
-    k, n = part_of(part)
-    return list(source[k - 1 :: n])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 1 where there were CTs and none has a mask."""
     parser = argparse.ArgumentParser(
@@ -246,14 +231,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--weights", type=Path, help="totalsegmentator: folder of its weights, if not the usual"
     )
-    parser.add_argument(
-        "--part", default="1/1", help="K/N: this is the K-th of N machines (default: %(default)s)"
-    )
+    add_part(parser, "CT")
     args = parser.parse_args(arguments)
     tally = Tally()
     console = Console(stderr=True)
     try:
-        found = share(tasks(args.folder, args.kind), args.part)
+        found = list(share(tasks(args.folder, args.kind), args.part))
         drawer = _drawer(args)
         there = sum((args.out / f"{task.name}.nii.gz").exists() for task in found)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

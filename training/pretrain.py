@@ -32,6 +32,30 @@ def run_command(
     ----------
     change: what makes another run of the config's; told whether its encoder stays as it is.
     """
+    parser = _parser(prog, description)
+    args = parser.parse_args(arguments)
+    try:
+        settings = _settings(args)
+        settings = settings if change is None else change(settings, args.windows is not None)
+        placement = Placement(
+            args.device, args.devices, args.nodes, args.strategy, args.accumulate, args.precision
+        )
+        run = Run(
+            settings,
+            args.out,
+            args.label_maps,
+            placement,
+            init=args.init,
+            windows=args.windows,
+            shards=args.shards,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    args.out.mkdir(parents=True, exist_ok=True)
+    follow(run)
+
+
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description=f"{description} Interrupt it at will: the same command goes on.",
@@ -94,36 +118,23 @@ def run_command(
         "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where it is fast and right"
     )
     where.add_argument("--batch", type=int, help="crops of a step, all processes together")
-    args = parser.parse_args(arguments)
-    try:
-        settings = Settings.from_file(args.config)
-        settings = _without(settings, args.without)
-        settings = settings if change is None else change(settings, args.windows is not None)
-    except ValueError as error:
-        parser.error(str(error))
-    if args.steps is not None:
-        settings = replace(settings, optimiser={**settings.optimiser, "steps": args.steps})
-    if args.batch is not None:
-        settings = replace(settings, optimiser={**settings.optimiser, "batch": args.batch})
+    return parser
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """The config with what the command line sets.
+
+    Raises
+    ------
+    ValueError: if the config is not right, or has no such switch.
+    """
+    settings = _without(Settings.from_file(args.config), args.without)
+    given = {"steps": args.steps, "batch": args.batch}
+    optimiser = {name: value for name, value in given.items() if value is not None}
+    settings = replace(settings, optimiser={**settings.optimiser, **optimiser})
     if args.seed is not None:
         settings = replace(settings, data={**settings.data, "seed": args.seed})
-    try:
-        placement = Placement(
-            args.device, args.devices, args.nodes, args.strategy, args.accumulate, args.precision
-        )
-        run = Run(
-            settings,
-            args.out,
-            args.label_maps,
-            placement,
-            init=args.init,
-            windows=args.windows,
-            shards=args.shards,
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    args.out.mkdir(parents=True, exist_ok=True)
-    follow(run)
+    return settings
 
 
 def _without(settings: Settings, switches: Sequence[str]) -> Settings:

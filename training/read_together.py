@@ -22,7 +22,7 @@ from core_model.reader import Reader
 from training.benchmark import DEVELOPMENT_SEED, TEST_SEED
 from training.case_store import read_together
 from training.shared_encoder import SharedEncoder, share_encoder
-from training.work_parts import add_part
+from training.work_parts import add_part, share
 
 FIRST = {"development": DEVELOPMENT_SEED, "test": TEST_SEED}
 
@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     thresholds = [
         r.thresholds if args.mask is None else replace(r.thresholds, mask=args.mask) for r in readers
     ]
-    k, parts = args.part
-    seeds = range(FIRST[args.patients] + k - 1, FIRST[args.patients] + args.n, parts)
+    first = FIRST[args.patients]
+    seeds = share(range(first, first + args.n), args.part)
     stream = read_together(readers, seeds, thresholds, args.cases, shared)
     for _ in track(stream, total=len(seeds), description="reading phantoms", console=Console(stderr=True)):
         pass

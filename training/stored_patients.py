@@ -28,7 +28,6 @@ from core_model.anatomy import organs
 from core_model.checkpoint import Checkpoint, load_checkpoint
 from core_model.detection import Detector
 from core_model.inference import choose_device, encode_scan, supports_bf16
-from core_model.parts import without_strays
 from core_model.reader import searched
 from core_model.second_look import near_organs, organ_medians
 from core_model.volume import canonical, to_model_grid
@@ -38,7 +37,7 @@ from training.phantoms.labelmaps import LabelMapAnatomy, load_folder
 from training.phantoms.tissues import AnatomySource
 from training.stored_windows import digest_of
 from training.whole_files import whole_file
-from training.work_parts import add_part
+from training.work_parts import add_part, share
 
 HOW = "python -m training.stored_patients CHECKPOINT --out DIR"
 READER_FILE = "reader.json"
@@ -172,7 +171,7 @@ class PatientReader:
         """One patient."""
         hu, geometry = to_model_grid(canonical(case.volume), self._model.config.spacing_mm)
         scan = encode_scan(self._model, hu, geometry, self._device, supports_bf16(self._device))
-        label = without_strays(scan.organ_probability).argmax(0)  # (D, H, W)
+        label = scan.organ_probability.argmax(0)  # (D, H, W)
         read = near_organs(label) & scan.body
         painted = phantom_geometry(case.phantom)
         values = np.asarray(nearest(case.phantom.lesions, painted, scan.geometry))
@@ -309,13 +308,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--n is {args.n}; needed is 1 at least")
     if not 0 <= args.map_share <= 1:
         parser.error(f"--map-share is {args.map_share}; it is a share, from 0 to 1")
-    k, parts = args.part
     try:
         maps = load_folder(args.label_maps, SPACING_MM) if args.label_maps else []
         store(
             load_checkpoint(args.checkpoint),
             args.out,
-            range(TRAINING_SEED + k - 1, TRAINING_SEED + args.n, parts),
+            share(range(TRAINING_SEED, TRAINING_SEED + args.n), args.part),
             device=choose_device(args.device),
             console=Console(stderr=True),
             maps=maps,

@@ -226,6 +226,46 @@ def corrected_report(
     if not marks and segmentation is None and not emptied:
         raise ValueError("a correction needs a mark or a segmentation")
     maker = equipment or Equipment()
+    content = _content(
+        marks, drawn, origin, segmentation, emptied=emptied, observer=observer, comment=comment
+    )
+    own = [] if segmentation is None else [segmentation]
+    report = sr.Comprehensive3DSR(
+        evidence=[*without_name(objects_of(origin.headers)), *origin.segmentations, *own],
+        content=content,
+        series_instance_uid=origin.uid("sr-series"),
+        series_number=REPORT_SERIES,
+        sop_instance_uid=origin.uid("sr"),
+        instance_number=1,
+        manufacturer=maker.manufacturer,
+        manufacturer_model_name=maker.model_name,
+        software_versions=maker.software_version,
+        device_serial_number=maker.device_serial,
+        content_qualification=hd.ContentQualificationValues.RESEARCH,
+        series_description="Sightline correction",
+        is_complete=True,
+        is_final=True,
+        is_verified=True,
+        verifying_observer_name=observer,
+        verifying_organization=str(origin.headers[0].get("InstitutionName", "")) or "not stated",
+        previous_versions=[origin.report],
+    )
+    report.PatientName = origin.headers[0].PatientName
+    _say_utf8(report, observer, comment, *(segment.name for segment in drawn))
+    return report
+
+
+def _content(
+    marks: Sequence[MarkedFinding],
+    drawn: Sequence[DrawnSegment],
+    origin: Origin,
+    segmentation: Dataset | None,
+    *,
+    emptied: bool,
+    observer: str,
+    comment: str,
+) -> sr.MeasurementReport:
+    """TID 1500 of a correction: a group for each mark and each drawn segment, then comments."""
     groups: list[
         sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
     ] = [_mark_group(mark, origin.key) for mark in marks]
@@ -258,30 +298,7 @@ def corrected_report(
                     name=codes.COMMENT, value=text, relationship_type=sr.RelationshipTypeValues.CONTAINS
                 )
             )
-    own = [] if segmentation is None else [segmentation]
-    report = sr.Comprehensive3DSR(
-        evidence=[*without_name(objects_of(origin.headers)), *origin.segmentations, *own],
-        content=content,
-        series_instance_uid=origin.uid("sr-series"),
-        series_number=REPORT_SERIES,
-        sop_instance_uid=origin.uid("sr"),
-        instance_number=1,
-        manufacturer=maker.manufacturer,
-        manufacturer_model_name=maker.model_name,
-        software_versions=maker.software_version,
-        device_serial_number=maker.device_serial,
-        content_qualification=hd.ContentQualificationValues.RESEARCH,
-        series_description="Sightline correction",
-        is_complete=True,
-        is_final=True,
-        is_verified=True,
-        verifying_observer_name=observer,
-        verifying_organization=str(origin.headers[0].get("InstitutionName", "")) or "not stated",
-        previous_versions=[origin.report],
-    )
-    report.PatientName = origin.headers[0].PatientName
-    _say_utf8(report, observer, comment, *(segment.name for segment in drawn))
-    return report
+    return content
 
 
 def _say_utf8(dataset: Dataset, *texts: str) -> None:

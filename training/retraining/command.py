@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from core_model.checkpoint import Checkpoint, default_checkpoint, load_checkpoin
 from core_model.detection import Detector, Redrawn
 from core_model.inference import choose_device, encode_scan, supports_bf16
 from core_model.model import SightlineModel
-from core_model.parts import without_strays
 from core_model.reader import Reader, searched
 from core_model.thresholds import Thresholds
 from core_model.verdict import Judged, Verdict, write_verdict
@@ -113,7 +112,6 @@ class Retraining:
         self, model: SightlineModel, detector: Detector, hu: torch.Tensor, geometry: hd.VolumeGeometry
     ) -> Redrawn:
         features = encode_scan(model, hu, geometry, self.device, supports_bf16(self.device))
-        features = replace(features, organ_probability=without_strays(features.organ_probability))
         with torch.inference_mode():
             return detector.draw_again(features)
 
