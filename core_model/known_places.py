@@ -6,12 +6,13 @@ was reported or not: who asks for a lesion knows, or wants to see, what speaks f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from core_model.abnormality import Abnormality
 from core_model.detection import Seen
@@ -21,20 +22,24 @@ from core_model.reading import KnownPlace, point_lps
 MOST = 8  # of one abnormality; by development patients, our choice
 APART_MM = 30.0  # as places of a text (`core_model.ranking`)
 LEAST = 0.01  # probability of a peak that counts
+PIECE = 0.3  # of a peak, down to which the second look's mask is one piece; by development patients
+PIECE_MM = 100.0  # how far from its peak a piece is followed
 
 
 def known_places(
-    seen: Seen, searched: Sequence[Abnormality], geometry: hd.VolumeGeometry
+    seen: Seen, searched: Sequence[Abnormality], geometry: hd.VolumeGeometry, again: Collection[str] = ()
 ) -> tuple[KnownPlace, ...]:
-    """The likeliest places of every abnormality, no two of one nearer than `APART_MM`.
+    """The likeliest places of every abnormality; no peak is nearer than `APART_MM` to a likelier place of it.
 
-    Of tumours the judged candidates come first, by the judge's score; then, and for all others, peaks
-    of the mask inside the organ's reach.
+    Of what the second look draws they are the pieces of its mask, by their peaks. Of other tumours the judged
+    candidates come first, by the judge's score; then, and for all else, peaks of the mask. All lie inside the
+    organ's reach.
 
     Parameters
     ----------
     seen: of the detector that searches `searched`, in this order.
     geometry: of the masks.
+    again: names of the abnormalities that the second look draws.
 
     Returns
     -------
@@ -42,8 +47,9 @@ def known_places(
     """
     places: list[KnownPlace] = []
     for i, entry in enumerate(searched):
-        free = seen.masks[i].numpy().copy()  # (D, H, W)
-        for peak in _best(free, seen.candidates[i], np.array(geometry.spacing)):
+        mask, spacing = seen.masks[i].numpy(), np.array(geometry.spacing)  # (D, H, W)
+        peaks = _pieces(mask, spacing) if entry.name in again else _best(mask, seen.candidates[i], spacing)
+        for peak in peaks:
             point = geometry.map_indices_to_reference(peak.index[None])[0]
             diameter = sphere_diameter(peak.voxels * float(np.prod(geometry.spacing)))
             places.append(KnownPlace(entry.name, point_lps(point), peak.score, diameter or None))
@@ -52,7 +58,7 @@ def known_places(
 
 @dataclass(frozen=True)
 class _Peak:
-    """A place in voxels; `voxels` of the candidate that it is the middle of, 0 where it is of none."""
+    """A place in voxels; `voxels` of the piece that it is the middle of, 0 where it is of none."""
 
     index: npt.NDArray[np.float64]
     score: float
@@ -65,9 +71,10 @@ def sphere_diameter(volume: float) -> float:
 
 
 def _best(
-    free: npt.NDArray[np.float32], found: Sequence[Component], spacing: npt.NDArray[np.float64]
+    mask: npt.NDArray[np.float32], found: Sequence[Component], spacing: npt.NDArray[np.float64]
 ) -> Iterator[_Peak]:
-    """Up to `MOST` places; `free` is emptied round each."""
+    """Up to `MOST` places: those of candidates, then peaks."""
+    free = mask.copy()
     for _ in range(MOST):
         candidate = next((c for c in found if (free[c.mask] > 0).any()), None)
         if candidate is not None:
@@ -83,15 +90,39 @@ def _best(
         _empty(free, peak.index, spacing)
 
 
+def _pieces(mask: npt.NDArray[np.float32], spacing: npt.NDArray[np.float64]) -> Iterator[_Peak]:
+    """Up to `MOST` places: the middles of what is drawn round the peaks."""
+    free = mask.copy()
+    for _ in range(MOST):
+        peak = np.array(np.unravel_index(int(free.argmax()), free.shape), dtype=np.float64)
+        score = float(free[tuple(peak.astype(int))])
+        if score < LEAST:
+            return
+        box = _box(peak, PIECE_MM / spacing, free.shape)
+        parts, _ = ndimage.label(free[box] >= PIECE * score)
+        low = np.array([side.start for side in box])
+        own = parts == parts[tuple(peak.astype(int) - low)]
+        middle = low + np.argwhere(own).mean(0)
+        free[box][own] = 0.0
+        _empty(free, middle, spacing)
+        yield _Peak(middle, score, int(own.sum()))
+
+
+def _box(
+    centre: npt.NDArray[np.float64], reach: npt.NDArray[np.float64], shape: tuple[int, ...]
+) -> tuple[slice, ...]:
+    """The voxels that are not farther than `reach` along any axis."""
+    return tuple(
+        slice(max(0, int(np.ceil(c - r))), min(n, int(np.floor(c + r)) + 1))
+        for c, r, n in zip(centre, reach, shape, strict=True)
+    )
+
+
 def _empty(
     free: npt.NDArray[np.float32], centre: npt.NDArray[np.float64], spacing: npt.NDArray[np.float64]
 ) -> None:
     """Zero round `centre`, in voxels, up to `APART_MM`."""
-    reach = APART_MM / spacing
-    box = tuple(
-        slice(max(0, int(np.ceil(c - r))), min(n, int(np.floor(c + r)) + 1))
-        for c, r, n in zip(centre, reach, free.shape, strict=True)
-    )
+    box = _box(centre, APART_MM / spacing, free.shape)
     axes = np.ogrid[box]
     gap = sum(((a - c) * s) ** 2 for a, c, s in zip(axes, centre, spacing, strict=True))
     free[box][gap < APART_MM**2] = 0.0

@@ -27,12 +27,12 @@ SNIPPET_TEMPERATURE = 0.1  # of the softmax over slabs, RadFinder's (model.md 2.
 # 8 mm cells. Our choice.
 APART_MM = 30.0
 # How known places and words are weighed against one another; by development patients, our choice.
-WORDS = 80.0  # of a cosine that is lower than the best of the study by 1, beside the logit of what was seen
+WORDS = 20.0  # of a cosine that is lower than the best of the study by 1, beside the logit of what was seen
 MOST_SEEN = 9.0  # logits beyond count no more
 SIZE = 10.0  # of a size that does not fit what the text states
 SITE = 8.0  # of a place far from the part of the organ that the text names
 MOST_DOUBLINGS = 1.0  # from which a size does not fit at all
-UNSEEN = -6.0  # logit of the place that words alone would choose
+UNSEEN = -9.0  # logit of the place that words alone would choose
 GLOW_MM = 12.0  # standard deviation round a known place in a heat map
 DIMMED = 0.5  # agreement beside known places in a heat map
 

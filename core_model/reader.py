@@ -188,7 +188,9 @@ class Reader:
                 features,
                 pooled,
                 organ_present=np.array([o.present for o in organ_readings]),
-                places=known_places(seen, self.abnormalities, features.geometry),
+                places=known_places(
+                    seen, self.abnormalities, features.geometry, self._detector.looks_again(self.thresholds)
+                ),
                 slices=slices or _slices(volume),
                 identity=self.identity,
                 series_instance_uid=series_instance_uid,

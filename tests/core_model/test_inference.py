@@ -19,6 +19,7 @@ from core_model.inference import (
     supports_bf16,
 )
 from core_model.model import SightlineModel
+from core_model.parts import SHARE, strays
 from core_model.volume import resampled_geometry, to_model_grid, window
 from tests.tiny import body_volume, tiny_model
 
@@ -79,7 +80,9 @@ def test_sizes_and_geometry_of_the_crop(model: SightlineModel, shape: tuple[int,
     assert features.dense.shape == (8, *size)
     assert features.grid.shape == (16, *half)
     assert features.grid_geometry.spatial_shape == half
-    torch.testing.assert_close(features.organ_probability.sum(0), torch.ones(size))
+    total = features.organ_probability.sum(0)  # less than 1 where a stray part was taken away
+    assert 0 < float(total.min()) <= float(total.max()) <= 1 + 1e-5
+    assert not strays(features.organ_probability.argmax(0).numpy(), SHARE).any()
     assert bool(features.grid.isfinite().all())
     # The whole body lies in the crop, also where a side is odd.
     hu, geometry = to_model_grid(body_volume(shape), 8.0)
