@@ -18,6 +18,7 @@ from core_model.abnormality import Abnormality
 from core_model.detection import Seen
 from core_model.lesions import Component
 from core_model.reading import KnownPlace, point_lps
+from core_model.volume import near_box
 
 MOST = 8  # of one abnormality; by development patients, our choice
 APART_MM = 30.0  # as places of a text (`core_model.ranking`)
@@ -94,35 +95,25 @@ def _pieces(mask: npt.NDArray[np.float32], spacing: npt.NDArray[np.float64]) -> 
     """Up to `MOST` places: the middles of what is drawn round the peaks."""
     free = mask.copy()
     for _ in range(MOST):
-        peak = np.array(np.unravel_index(int(free.argmax()), free.shape), dtype=np.float64)
-        score = float(free[tuple(peak.astype(int))])
+        peak = np.array(np.unravel_index(int(free.argmax()), free.shape))
+        score = float(free[tuple(peak)])
         if score < LEAST:
             return
-        box = _box(peak, PIECE_MM / spacing, free.shape)
+        box = near_box(peak, PIECE_MM / spacing, free.shape)
+        low = [side.start for side in box]
         parts, _ = ndimage.label(free[box] >= PIECE * score)
-        low = np.array([side.start for side in box])
-        own = parts == parts[tuple(peak.astype(int) - low)]
-        middle = low + np.argwhere(own).mean(0)
+        own = parts == parts[tuple(peak - low)]
+        middle = np.argwhere(own).mean(0) + low
         free[box][own] = 0.0
         _empty(free, middle, spacing)
         yield _Peak(middle, score, int(own.sum()))
-
-
-def _box(
-    centre: npt.NDArray[np.float64], reach: npt.NDArray[np.float64], shape: tuple[int, ...]
-) -> tuple[slice, ...]:
-    """The voxels that are not farther than `reach` along any axis."""
-    return tuple(
-        slice(max(0, int(np.ceil(c - r))), min(n, int(np.floor(c + r)) + 1))
-        for c, r, n in zip(centre, reach, shape, strict=True)
-    )
 
 
 def _empty(
     free: npt.NDArray[np.float32], centre: npt.NDArray[np.float64], spacing: npt.NDArray[np.float64]
 ) -> None:
     """Zero round `centre`, in voxels, up to `APART_MM`."""
-    box = _box(centre, APART_MM / spacing, free.shape)
+    box = near_box(centre, APART_MM / spacing, free.shape)
     axes = np.ogrid[box]
     gap = sum(((a - c) * s) ** 2 for a, c, s in zip(axes, centre, spacing, strict=True))
     free[box][gap < APART_MM**2] = 0.0

@@ -21,6 +21,7 @@ from core_model.localization import Cell, Floats, Searchable, agreement, any_in_
 from core_model.question import Question
 from core_model.reading import Localization, Place, PointLPS, StudyEncoding
 from core_model.site_fit import SiteFit
+from core_model.volume import near_box
 
 SNIPPET_TEMPERATURE = 0.1  # of the softmax over slabs, RadFinder's (model.md 2.3)
 # Two places nearer than this are one: the neighbourhood that a place is judged by is 24 mm wide at
@@ -127,9 +128,7 @@ class _Search:
         """Take away the cells whose centres are nearer to a position than `apart_mm`."""
         apart = max(self._apart_mm, 1e-3)
         centre, reach = self._study.index_of(position), apart / np.array(self._study.encoding.grid.spacing)
-        low = np.clip(np.ceil(centre - reach), 0, self.free.shape).astype(int)
-        high = np.clip(np.floor(centre + reach) + 1, low, self.free.shape).astype(int)
-        box = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+        box = near_box(centre, reach, self.free.shape)
         self.free[box] &= _squared_mm(self._study, position, box) >= apart**2
 
     def _add(self, cell: Cell, position: PointLPS) -> None:

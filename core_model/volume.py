@@ -172,6 +172,21 @@ def sub_geometry(geometry: hd.VolumeGeometry, first: slice, second: slice, third
     return geometry[first, second, third]  # type: ignore[index]
 
 
+def near_box(
+    centre: npt.NDArray[np.floating | np.integer], reach: npt.NDArray[np.float64], shape: Sequence[int]
+) -> tuple[slice, ...]:
+    """The voxels of a grid that are not farther from a place than `reach` along any axis.
+
+    Parameters
+    ----------
+    centre, reach: in voxels.
+    shape: of the grid; a place beyond it may have no voxels.
+    """
+    low = np.clip(np.ceil(centre - reach), 0, shape).astype(int)
+    high = np.clip(np.floor(centre + reach) + 1, low, shape).astype(int)
+    return tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+
+
 def bounding_slices(mask: npt.NDArray[np.bool_], margin: Sequence[int]) -> tuple[slice, slice, slice]:
     """The slices of the smallest box round `mask`, grown by `margin` voxels and kept inside.
 

@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tally = Tally()
     console = Console(stderr=True)
     try:
-        found = list(share(tasks(args.folder, args.kind), args.part))
+        found = share(tasks(args.folder, args.kind), args.part)
         drawer = _drawer(args)
         there = sum((args.out / f"{task.name}.nii.gz").exists() for task in found)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import highdicom as hd
 
@@ -29,6 +30,15 @@ class Equipment:
     model_name: str = "Sightline CT reader"
     software_version: str = dicom_node.__version__
     device_serial: str = "1"
+
+    def keywords(self) -> dict[str, Any]:
+        """As highdicom's constructors take it."""
+        return {
+            "manufacturer": self.manufacturer,
+            "manufacturer_model_name": self.model_name,
+            "software_versions": self.software_version,
+            "device_serial_number": self.device_serial,
+        }
 
 
 def segment_algorithm(model: ModelIdentity, equipment: Equipment) -> hd.AlgorithmIdentificationSequence:

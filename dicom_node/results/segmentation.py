@@ -169,10 +169,7 @@ def _segmentation(
         series_number=kind.series_number,
         sop_instance_uid=result_uid(key, kind.role),
         instance_number=1,
-        manufacturer=equipment.manufacturer,
-        manufacturer_model_name=equipment.model_name,
-        software_versions=equipment.software_version,
-        device_serial_number=equipment.device_serial,
+        **equipment.keywords(),
         content_label=kind.content_label,
         content_description=NOT_FOR_DIAGNOSIS,
         content_creator_name=f"{equipment.manufacturer}^",  # the caret: one name, not a family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 from pathlib import Path
@@ -19,7 +20,7 @@ from training.datasets.miniature_masks import write_kits
 from training.datasets.sample import UnusableSampleError
 from training.datasets.tally import Tally
 from training.organ_masks import LABELS, Task, main, run, tasks
-from training.work_parts import share
+from training.work_parts import part, share
 
 SHAPE, SPACING = (14, 24, 26), (10.0, 12.0, 12.0)
 
@@ -176,7 +177,10 @@ def test_what_cannot_be_drawn_is_skipped_with_its_reason(tmp_path: Path) -> None
 def test_parts_are_the_whole_and_do_not_overlap() -> None:
     all_tasks = [Task(str(n), body_volume) for n in range(11)]
     parts = [share(all_tasks, (k, 3)) for k in (1, 2, 3)]
-    assert sorted(t.name for part in parts for t in part) == sorted(t.name for t in all_tasks)
+    assert sorted(t.name for tasks_of in parts for t in tasks_of) == sorted(t.name for t in all_tasks)
+    for wrong in ("0/3", "4/3", "1", "a/b"):
+        with pytest.raises(argparse.ArgumentTypeError, match="give K/N"):
+            part(wrong)
 
 
 def test_wrong_use_is_one_line_and_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
