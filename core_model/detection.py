@@ -15,10 +15,17 @@ import torch
 
 from core_model.abnormality import Abnormality, abnormality
 from core_model.anatomy import organ
-from core_model.candidates import CandidateView, candidates, describe_all, evidence
+from core_model.candidates import (
+    MAX_CANDIDATES,
+    MIN_VOXELS,
+    CandidateView,
+    candidates,
+    describe_all,
+    evidence,
+)
 from core_model.grounding import text_masks, top_logit
 from core_model.inference import ScanFeatures
-from core_model.lesions import Component, measure
+from core_model.lesions import Component, components, measure
 from core_model.masks import Region, paste, region_of
 from core_model.model import EncodedText, SightlineModel
 from core_model.parts import without_strays
@@ -28,6 +35,7 @@ from core_model.thresholds import Thresholds
 
 MAX_LESIONS = 20  # of one kind in one study; the most probable are kept
 OUTLINE = 0.15  # share of its highest probability down to which the second look outlines a lesion; our choice
+SECOND_PIECE = 0.05  # probability that holds a piece of the second look's own together; by training patients
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,14 @@ class Seen:
 
 
 def seconded(found: Sequence[Component], drawn: torch.Tensor) -> tuple[Component, ...]:
-    """Candidates of a first mask as the second look sees them.
+    """Candidates as the second look sees them.
 
-    What the second look alone draws finds fewer lesions: where it is not sure, it draws crumbs of them.
+    Of tumours of liver and lung it finds fewer by itself: where it is not sure, it draws crumbs of them. Of
+    others it finds more, as first masks hardly show them (`Thresholds.second_pieces`).
 
     Parameters
     ----------
-    found: pieces of the first mask.
+    found: pieces of the first mask, or of `drawn`.
     drawn: (D, H, W) probability of the second look.
 
     Returns
@@ -138,10 +147,15 @@ class Detector:
         for i, entry in enumerate(self._searched):
             region = regions[entry.organ]
             masks[i] *= region.reach
-            found = candidates(masks[i], region, thresholds.mask) if entry.tumour else []
-            if entry.name in asked:
-                masks[i] = again[entry.name] * region.reach
-                judged.append(seconded(found, masks[i]))
+            drawn = again[entry.name] * region.reach if entry.name in asked else None
+            found: list[Component] = []
+            if entry.tumour and drawn is not None and entry.name in thresholds.second_pieces:
+                found = components(drawn.numpy(), SECOND_PIECE, MIN_VOXELS)[:MAX_CANDIDATES]
+            elif entry.tumour:
+                found = candidates(masks[i], region, thresholds.mask)
+            if drawn is not None:
+                masks[i] = drawn
+                judged.append(seconded(found, drawn))
             else:
                 judged.append(self._judged(found, i, masks[i], region, view))
         return Seen(masks, tuple(judged))

@@ -19,34 +19,14 @@ from core_model.anatomy import organs
 from core_model.candidates import CandidateJudge
 from core_model.grounding import POOLINGS, OrganPooling, Summary
 from core_model.image_encoder import ImageEncoder, ImageFeatures, upsampling
+from core_model.model_parts import PARTS, modules_of
 from core_model.point_decoder import PointDecoder
 from core_model.second_look import SecondLook
 from core_model.text_encoder import TextEncoder
 
 PROJECTORS = ("shared", "separate")
 DECODER_ORGANS = ("drawn", "kept")
-# Parts that training stages take over or leave as they are, with their modules.
-PARTS = {
-    "encoder": ("image", "half_organ_head", "quarter_organ_head"),  # what draws organs
-    "lesions": ("lesion_decoder", "text_to_mask", "kept_organ_head"),  # what draws text-conditioned masks
-    "judge": ("candidate_judge", "text_to_judge"),  # what judges whole candidates
-    "second_look": ("second_look",),  # what draws masks again
-    "organ_heads": ("image.organ_head", "half_organ_head", "quarter_organ_head"),  # last layers of "encoder"
-}
 SLAB_MM = 12.0  # RadFinder's slabs (model.md 2.2)
-
-
-def modules_of(parts: Iterable[str]) -> list[str]:
-    """Names of the modules of some of `PARTS`.
-
-    Raises
-    ------
-    ValueError: if there is no such part.
-    """
-    for part in parts:
-        if part not in PARTS:
-            raise ValueError(f"part {part!r} is unknown; choose of {sorted(PARTS)}")
-    return [name for part in parts for name in PARTS[part]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +50,7 @@ class ModelConfig:
     second_look: the abnormalities whose masks are drawn again (`core_model.second_look`), in this order; none
         where there is no such network.
     organs_again: whether the second look draws the organs again as well.
+    look_mirrored: whether it sees each scan mirrored as well.
 
     Raises
     ------
@@ -88,6 +69,7 @@ class ModelConfig:
     decoder_organs: str = "drawn"
     second_look: tuple[str, ...] = ()
     organs_again: bool = False
+    look_mirrored: bool = False
 
     def __post_init__(self) -> None:
         if self.decoder_organs not in DECODER_ORGANS:
@@ -97,8 +79,9 @@ class ModelConfig:
         unknown = sorted(set(self.second_look) - {a.name for a in abnormalities()})
         if unknown:
             raise ValueError(f"second_look names {unknown[0]!r}, which is not in the abnormality dictionary")
-        if self.organs_again and not self.second_look:
-            raise ValueError("organs_again needs a second look; second_look names no abnormality")
+        for name in ("organs_again", "look_mirrored"):
+            if getattr(self, name) and not self.second_look:
+                raise ValueError(f"{name} needs a second look; second_look names no abnormality")
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling is {self.pooling!r}; choose of {', '.join(POOLINGS)}")
         if self.projectors not in PROJECTORS:
@@ -240,7 +223,9 @@ class SightlineModel(nn.Module):
             self.kept_organ_head = nn.Conv3d(half, n_organs + 1, 1).requires_grad_(False)
         self.second_look: SecondLook | None = None
         if config.second_look:
-            self.second_look = SecondLook(len(config.second_look), n_organs, organs_again=config.organs_again)
+            again, mirrored = config.organs_again, config.look_mirrored
+            kinds = len(config.second_look)
+            self.second_look = SecondLook(kinds, n_organs, organs_again=again, mirrored=mirrored)
         self.separate = config.projectors == "separate"
         if self.separate:
             nn.init.constant_(self.global_bias, -10.0)  # SigLIP's start, which RadFinder takes over
@@ -259,7 +244,7 @@ class SightlineModel(nn.Module):
 
         Parameters
         ----------
-        parts: of `PARTS`.
+        parts: of `core_model.model_parts.PARTS`.
 
         Raises
         ------

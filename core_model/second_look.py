@@ -3,11 +3,12 @@
 The point decoder judges each voxel by itself (`core_model.point_decoder`). What it cannot know is seen here:
 that a dark spot is a vein because it goes on above, or the gallbladder because of where it lies. The U-Net
 reads the CT, the organs that were drawn and the first mask of every abnormality, and says of each voxel
-which one of them it shows, or none; lesions are pieces of the first masks, scored and outlined by it
-(`core_model.detection.seconded`). It was trained for the abnormalities of `ModelConfig.second_look`; any
-other text has its first mask. Where `ModelConfig.organs_again` says so, it draws the organs again as well:
-the encoder decides on them at half resolution, which is coarse for vessels, adrenals and bowel. Our choice;
-neither paper draws twice.
+which one of them it shows, or none; lesions are pieces of the first masks or of its own, scored and outlined
+by it (`core_model.detection.seconded`). It was trained for the abnormalities of `ModelConfig.second_look`;
+any other text has its first mask. Where `ModelConfig.organs_again` says so, it draws the organs again as
+well: the encoder decides on them at half resolution, which is coarse for vessels, adrenals and bowel. One
+that was trained on mirrored patients sees each scan mirrored as well, and draws the mean. Our choice; neither
+paper draws twice.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ FEW = 20  # voxels of an organ that have no median yet
 NEAR = 5  # first masks are read in cubes of so many voxels round what is drawn as an organ
 ORGAN_WIDTH = 128  # channels between the U-Net's cells and the organs of their voxels
 ORGAN_START = 4.0  # logit that an organ begins with where it was drawn before
+MOVED = 1  # voxels by which the mirrored scan is moved, so that its cells are other ones; our choice
 START = 2.0  # how much more than its first mask an abnormality begins with, against `START_NONE`
 START_NONE = 4.0
 
@@ -159,10 +161,14 @@ class SecondLook(nn.Module):
     kinds: abnormalities, at least one.
     organs: organs that the encoder draws.
     organs_again: whether they are drawn again.
+    mirrored: whether `look` sees each scan a second time, with right and left exchanged.
     """
 
-    def __init__(self, kinds: int, organs: int, *, organs_again: bool = False) -> None:
+    def __init__(
+        self, kinds: int, organs: int, *, organs_again: bool = False, mirrored: bool = False
+    ) -> None:
         super().__init__()
+        self.mirrored = mirrored
         self.n_organs = organs
         self.stem = nn.Conv3d(channels_of(kinds, organs), WIDTHS[0], 1)
         self.read = nn.ModuleList(_convolutions(w, w) for w in WIDTHS)
@@ -273,12 +279,34 @@ class SecondLook(nn.Module):
         first: (K, D, H, W) logits of the first masks.
         bf16: whether convolutions run in bfloat16.
         """
-        device = self.stem.weight.device
-        z, y, x = (slice(n) for n in hu.shape)
         medians = organ_medians(hu, label, self.n_organs)
         first = limited(first.masked_fill(~near_organs(label), LEAST_LOGIT))
-        missing = [-n % STRIDE for n in reversed(hu.shape)]
-        ends = (0, missing[0], 0, missing[1], 0, missing[2])
+        drawn = self._drawn(hu, label, first, medians, moved=0, bf16=bf16)
+        if not self.mirrored:
+            return drawn
+        turned = (hu.flip(-1), label.flip(-1), first.flip(-1))
+        other = self._drawn(*turned, medians, moved=MOVED, bf16=bf16)
+        masks = drawn.masks.add_(other.masks.flip(-1)).mul_(0.5)
+        if drawn.organs is None or other.organs is None:
+            return DrawnAgain(masks, None)
+        return DrawnAgain(masks, drawn.organs.add_(other.organs.flip(-1)).mul_(0.5))
+
+    def _drawn(
+        self,
+        hu: torch.Tensor,
+        label: torch.Tensor,
+        first: torch.Tensor,
+        medians: torch.Tensor,
+        *,
+        moved: int,
+        bf16: bool,
+    ) -> DrawnAgain:
+        """One drawing of a scan that begins `moved` voxels inside its first cell."""
+        device = self.stem.weight.device
+        z, y, x = (slice(moved, moved + n) for n in hu.shape)
+        ends: list[int] = []
+        for n in reversed(hu.shape):
+            ends += [moved, -(moved + n) % STRIDE]
         first = F.pad(first, ends, value=LEAST_LOGIT)[None].to(device)
         label = F.pad(label, ends)[None].to(device)
         hu = F.pad(hu, ends, value=-1000.0)[None].to(device)

@@ -22,6 +22,8 @@ class Thresholds:
     mask: voxel probability above which a voxel belongs to a lesion, or to a candidate that the second look
         outlines (`core_model.detection.seconded`).
     first_masks: abnormalities that keep their first masks, though the model has a second look at them.
+    second_pieces: abnormalities whose candidates are the pieces of what the second look draws, and not of
+        their first masks.
     lesion_offset: added to the logit of a lesion's score, per abnormality, to make a probability of it.
     lesion: that probability from which a lesion is reported, per abnormality.
     absent_below, present_from: finding probability; between them it is undetermined.
@@ -35,6 +37,7 @@ class Thresholds:
 
     mask: float = 0.5
     first_masks: tuple[str, ...] = ()
+    second_pieces: tuple[str, ...] = ()
     lesion_offset: dict[str, float] | None = None
     lesion: dict[str, float] | None = None
     absent_below: float = 0.4
@@ -49,7 +52,8 @@ class Thresholds:
     def from_card(cls, card: dict[str, Any]) -> Thresholds:
         """From the card's "thresholds"; what is missing keeps its default."""
         known = {k: v for k, v in card.get("thresholds", {}).items() if k in cls.__dataclass_fields__}
-        return cls(**known | {"first_masks": tuple(known.get("first_masks", ()))})
+        names = {name: tuple(known.get(name, ())) for name in ("first_masks", "second_pieces")}
+        return cls(**known | names)
 
     def lesion_probability(self, abnormality: str, score: float) -> float:
         """What a lesion's score means, by `lesion_offset`.

@@ -157,6 +157,7 @@ def calibrate(
     false_per_study: float = FALSE_PER_STUDY,
     allow: Mapping[str, float] | None = None,
     first_masks: Sequence[str] | None = None,
+    second_pieces: Sequence[str] | None = None,
     cases: Path | None = None,
 ) -> dict[str, Any]:
     """Read `n` development phantoms and write thresholds into the checkpoint's card.
@@ -167,6 +168,8 @@ def calibrate(
     false_per_study: false lesions per development study that each tumour type may have.
     allow: the same for some types.
     first_masks: abnormalities that are not to be drawn again (`Thresholds.first_masks`); None: the card's.
+    second_pieces: those whose candidates are pieces of the second look's masks (`Thresholds.second_pieces`);
+        None: the card's.
     cases: folder that keeps what was read, to go on from it (`training.case_store`).
 
     Returns
@@ -174,9 +177,14 @@ def calibrate(
     The thresholds as written.
     """
     reader = Reader.load(checkpoint, device)
-    if first_masks is None:
-        first_masks = reader.thresholds.first_masks
-    plain = bare(Thresholds(mask=mask, first_masks=tuple(sorted(first_masks))))
+    own = reader.thresholds
+    plain = bare(
+        Thresholds(
+            mask=mask,
+            first_masks=own.first_masks if first_masks is None else tuple(sorted(first_masks)),
+            second_pieces=own.second_pieces if second_pieces is None else tuple(sorted(second_pieces)),
+        )
+    )
     stream = read_cases(reader, DEVELOPMENT_SEED, n, plain, cases)
     records = list(track(stream, total=n, description="reading development phantoms", console=console))
     offsets = lesion_offsets([verdict(r.image, plain) for r in records])
@@ -230,6 +238,18 @@ def allowance(text: str) -> tuple[str, float]:
     return name, number
 
 
+def add_second_pieces(parser: argparse.ArgumentParser) -> None:
+    """The option by which programs that read patients are told of `Thresholds.second_pieces`."""
+    parser.add_argument(
+        "--second-pieces",
+        nargs="*",
+        choices=[a.name for a in abnormalities() if a.tumour],
+        metavar="NAME",
+        help="tumours whose candidates are pieces of what the second look draws, not of their first masks "
+        "(default: those of the card)",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -262,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="NAME",
         help="abnormalities that are not drawn again by the second look (default: those of the card)",
     )
+    add_second_pieces(parser)
     parser.add_argument("--cases", type=Path, help="keep what was read there and go on from it")
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
@@ -279,6 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         false_per_study=args.false_per_study,
         allow=dict(args.allow),
         first_masks=args.first_masks,
+        second_pieces=args.second_pieces,
         cases=args.cases,
     )
     console.print_json(data=thresholds)

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -20,6 +21,7 @@ from core_model.checkpoint import load_checkpoint
 from core_model.inference import choose_device, supports_bf16
 from core_model.reader import Reader
 from training.benchmark import DEVELOPMENT_SEED, TEST_SEED
+from training.calibrate import add_second_pieces
 from training.case_store import read_together
 from training.shared_encoder import SharedEncoder, share_encoder
 from training.work_parts import add_part, share
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--mask", type=float, help="voxel threshold of lesion masks (default: that of each card)"
     )
+    add_second_pieces(parser)
     add_part(parser)
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
@@ -66,9 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         readers, shared = readers_of(args.checkpoints, args.device)
     except ValueError as error:
         parser.error(str(error))
-    thresholds = [
-        r.thresholds if args.mask is None else replace(r.thresholds, mask=args.mask) for r in readers
-    ]
+    given: dict[str, Any] = {} if args.mask is None else {"mask": args.mask}
+    if args.second_pieces is not None:
+        given["second_pieces"] = tuple(sorted(args.second_pieces))
+    thresholds = [replace(r.thresholds, **given) for r in readers]
     first = FIRST[args.patients]
     seeds = share(range(first, first + args.n), args.part)
     stream = read_together(readers, seeds, thresholds, args.cases, shared)

@@ -117,7 +117,12 @@ class LookRun:
             seed=settings.seed,
         )
         torch.manual_seed(settings.seed)
-        look: Any = SecondLook(len(settings.kinds), len(organs()), organs_again=settings.organs > 0)
+        look: Any = SecondLook(
+            len(settings.kinds),
+            len(organs()),
+            organs_again=settings.organs > 0,
+            mirrored=settings.crops.mirrored > 0,
+        )
         if settings.go_on:
             start_from(look, checkpoint, settings.kinds)
         look = look.to(device)
@@ -285,7 +290,12 @@ def start_from(look: SecondLook, checkpoint: Checkpoint, kinds: tuple[str, ...])
 
 def with_look(checkpoint: Checkpoint, kinds: tuple[str, ...], look: SecondLook) -> SightlineModel:
     """The checkpoint's model with another second look."""
-    config = replace(checkpoint.model.config, second_look=kinds, organs_again=look.organ_hidden is not None)
+    config = replace(
+        checkpoint.model.config,
+        second_look=kinds,
+        organs_again=look.organ_hidden is not None,
+        look_mirrored=look.mirrored,
+    )
     model = SightlineModel(config, checkpoint.model.text.tokenizer_json)
     own = {k: v for k, v in checkpoint.model.state_dict().items() if not k.startswith("second_look.")}
     drawn = {f"second_look.{k}": v.cpu() for k, v in look.state_dict().items()}

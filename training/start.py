@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from core_model.checkpoint import read_weights
-from core_model.model import ModelConfig, SightlineModel, modules_of
+from core_model.model import ModelConfig, SightlineModel
+from core_model.model_parts import modules_of
 from training.settings import Settings
 from training.text_tower import load_public_encoder
 

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from core_model.abnormality import abnormalities
 from core_model.anatomy import organ, organs
+from core_model.candidates import MIN_VOXELS
 from core_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from core_model.clock import Clock
 from core_model.detection import OUTLINE, Redrawn, seconded
@@ -25,6 +28,7 @@ from core_model.second_look import (
     FEW,
     FOLD,
     IMAGE_CHANNELS,
+    LEAST_LOGIT,
     LOGIT_SCALE,
     STRIDE,
     SecondLook,
@@ -47,11 +51,13 @@ LIVER = organ("liver").label
 
 
 def model_that_looks_again(
-    seed: int = 0, kinds: tuple[str, ...] = NAMES, *, organs_again: bool = False
+    seed: int = 0, kinds: tuple[str, ...] = NAMES, *, organs_again: bool = False, mirrored: bool = False
 ) -> SightlineModel:
     """The tests' model with an untrained second look."""
     own = tiny_model(seed)
-    config = dataclasses.replace(own.config, second_look=kinds, organs_again=organs_again)
+    config = dataclasses.replace(
+        own.config, second_look=kinds, organs_again=organs_again, look_mirrored=mirrored
+    )
     model = SightlineModel(config, own.text.tokenizer_json)
     model.load_state_dict(own.state_dict(), strict=False)
     return model.eval()
@@ -170,6 +176,29 @@ def test_one_corner_of_every_cell_is_that_of_all_its_voxels() -> None:
             assert torch.equal(corner_of(label, corner), label[:, z::2, y::2, xx::2])
 
 
+def test_one_that_sees_both_sides_draws_their_mean() -> None:
+    torch.manual_seed(0)
+    both = SecondLook(2, ORGANS, organs_again=True, mirrored=True).eval()
+    torch.nn.init.normal_(both.organ_out.weight, std=0.1)
+    one = SecondLook(2, ORGANS, organs_again=True).eval()
+    one.load_state_dict(both.state_dict())
+    hu, label, first = torch.randn(7, 12, 10) * 100, torch.full((7, 12, 10), LIVER), torch.randn(2, 7, 12, 10)
+    label[:, :, :4] = 0
+    moved = [F.pad(t.flip(-1), (1, 0, 1, 0, 1, 0), value=v) for t, v in ((hu, -1000.0), (label, 0))]
+    moved_first = F.pad(first.flip(-1), (1, 0, 1, 0, 1, 0), value=LEAST_LOGIT)
+    plain, other, drawn = (
+        one.look(hu, label, first),
+        one.look(*moved, moved_first),
+        both.look(hu, label, first),
+    )
+    assert drawn.organs is not None
+    assert plain.organs is not None
+    assert other.organs is not None
+    for mean, a, b in ((drawn.masks, plain.masks, other.masks), (drawn.organs, plain.organs, other.organs)):
+        torch.testing.assert_close(mean, (a + b[:, 1:, 1:, 1:].flip(-1)) / 2)
+    assert not torch.allclose(drawn.masks, plain.masks, atol=1e-3)
+
+
 def test_one_that_draws_no_organs_says_so() -> None:
     look = SecondLook(1, ORGANS)
     assert (
@@ -187,11 +216,12 @@ def test_a_side_that_does_not_fit_is_named() -> None:
 
 
 def test_it_travels_in_a_checkpoint(tmp_path: Path) -> None:
-    model = model_that_looks_again()
+    model = model_that_looks_again(mirrored=True)
     save_checkpoint(model, CARD, tmp_path)
     held = load_checkpoint(tmp_path).model
     assert held.config.second_look == NAMES
     assert held.second_look is not None
+    assert held.second_look.mirrored
     assert torch.equal(held.second_look.stem.weight, model.second_look.stem.weight.half().float())
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace("kidney_stone", "wart"))
@@ -204,6 +234,8 @@ def test_a_config_that_names_no_abnormality_is_refused() -> None:
         ModelConfig(second_look=("wart",))
     with pytest.raises(ValueError, match="organs_again needs a second look"):
         ModelConfig(organs_again=True)
+    with pytest.raises(ValueError, match="look_mirrored needs a second look"):
+        ModelConfig(look_mirrored=True)
 
 
 def test_a_reader_draws_again_what_it_can_and_only_that() -> None:
@@ -258,6 +290,27 @@ def test_lesions_are_first_pieces_with_the_word_of_the_second_look() -> None:
     finding = next(f for f in found.findings if f.abnormality == "renal_tumour")
     assert finding.probability is not None
     assert finding.probability >= own[0].probability
+
+
+def test_lesions_may_be_pieces_of_what_the_second_look_draws() -> None:
+    """The first masks reach their threshold nowhere; the second look says "by half" wherever it may."""
+    reader = reader_of(model_that_cannot_tell())
+    volume = body_volume((20, 24, 26))
+    reader.thresholds = dataclasses.replace(reader.thresholds, mask=1.0)
+    assert not [n for n in reader.read(volume).lesions if n.type == "renal_tumour"]
+    reader.thresholds = dataclasses.replace(reader.thresholds, second_pieces=("renal_tumour",))
+    scan = reader._features(volume.copy(), Clock(None), lesions=True)
+    with torch.inference_mode():
+        seen = reader._detector.look(scan, reader.thresholds)
+    drawn = seen.masks[RENAL].numpy() > 0
+    pieces, n = ndimage.label(drawn, np.ones((3, 3, 3)))
+    sizes = [int((pieces == i).sum()) for i in range(1, n + 1)]
+    assert sorted(c.voxels for c in seen.candidates[RENAL]) == sorted(v for v in sizes if v >= MIN_VOXELS)
+    own = [n for n in reader.read(volume).lesions if n.type == "renal_tumour"]
+    assert [n.probability for n in own] == [pytest.approx(0.5)] * len(seen.candidates[RENAL])
+    assert own
+    reader.thresholds = dataclasses.replace(reader.thresholds, first_masks=("renal_tumour",))
+    assert not [n for n in reader.read(volume).lesions if n.type == "renal_tumour"]  # it draws none then
 
 
 def test_a_text_that_means_what_is_drawn_again_gets_that_mask() -> None:

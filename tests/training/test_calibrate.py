@@ -161,7 +161,8 @@ def test_the_card_gets_the_thresholds_and_stays_valid(
     monkeypatch.setattr("training.calibrate.read_cases", read_cases)
     cases = tmp_path / "cases"
     allowed = ["--false-per-study", "0.2", "--allow", "renal_tumour=1"]
-    main([str(tmp_path), "--n", "3", "--device", "cpu", *allowed, "--cases", str(cases)])
+    pieces = ["--second-pieces", "renal_tumour", "colon_tumour"]
+    main([str(tmp_path), "--n", "3", "--device", "cpu", *allowed, *pieces, "--cases", str(cases)])
     # Every lesion is looked at, whatever its score.
     assert seen == [(DEVELOPMENT_SEED, 3, 0.0, 0.5, cases)]
     assert "liver_tumour" in capsys.readouterr().out
@@ -177,6 +178,7 @@ def test_the_card_gets_the_thresholds_and_stays_valid(
     loaded = Reader.load(tmp_path, "cpu")
     assert loaded.identity == before  # thresholds are no part of the digest
     assert loaded.thresholds == Thresholds.from_card(card)
+    assert loaded.thresholds.second_pieces == ("colon_tumour", "renal_tumour")
     # None of them is true: they mean little, and are not reported.
     said = loaded.thresholds.lesion_probability("liver_tumour", 0.8)
     assert said < loaded.thresholds.lesion_score("liver_tumour") == LOWEST_SCORE

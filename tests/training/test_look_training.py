@@ -303,3 +303,4 @@ def test_some_steps_of_the_configs(folder: Path, name: str) -> None:
     assert all(not torch.equal(value, before[name]) for name, value in run.look.state_dict().items())
     held = load_checkpoint(folder / "run" / "checkpoint").model
     assert held.config.second_look == settings.kinds
+    assert held.config.look_mirrored == (settings.crops.mirrored > 0) == (name != CONFIG.stem)

@@ -115,6 +115,8 @@ def test_processes_share_the_patients_out(
     main([*arguments, "--part", "1/2"])
     assert sorted(f.name for f in folder.iterdir()) == ["1000000.json", "1000001.json", "1000002.json"]
     assert load_record(folder / "1000002.json").image.seed == 1_000_002
+    main([*arguments, "--part", "1/2", "--second-pieces", "renal_tumour"])
+    assert len(list(store.iterdir())) == 2  # read otherwise: other records
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/"])
