@@ -8,6 +8,7 @@ little about the model.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -250,6 +251,6 @@ def _ask(scene: Scene, checkpoint: Path | None, device: str | None) -> Answer:
     # The text names a kind of lesion, not one of them: whichever is nearest is meant.
     meant = scene.nearest(target.abnormality, found.position_lps_mm) if target else None
     if meant is not None and meant.centroid_lps_mm is not None:
-        offset = [a - b for a, b in zip(found.position_lps_mm, meant.centroid_lps_mm, strict=True)]
-        distance, slice_distance = sum(v * v for v in offset) ** 0.5, abs(offset[2])
+        distance = math.dist(found.position_lps_mm, meant.centroid_lps_mm)
+        slice_distance = abs(found.position_lps_mm[2] - meant.centroid_lps_mm[2])
     return Answer(text, found.organ, found.score, found.position_lps_mm, distance, slice_distance)

@@ -288,7 +288,7 @@ def test_settings_that_make_no_sense_are_named(folder: Path) -> None:
         run_in(folder, "run", dataclasses.replace(SETTINGS, kinds=("renal_cyst",)))
 
 
-@pytest.mark.parametrize("name", ["second_look", "second_look_organs"])
+@pytest.mark.parametrize("name", ["second_look", "second_look_organs", "second_look_longer"])
 def test_some_steps_of_the_configs(folder: Path, name: str) -> None:
     settings = LookSettings.from_file(CONFIG.with_stem(name))
     assert {a.name for a in abnormalities() if a.tumour} <= set(settings.kinds)
