@@ -15,17 +15,10 @@ import torch
 
 from core_model.abnormality import Abnormality, abnormality
 from core_model.anatomy import organ
-from core_model.candidates import (
-    MAX_CANDIDATES,
-    MIN_VOXELS,
-    CandidateView,
-    candidates,
-    describe_all,
-    evidence,
-)
+from core_model.candidates import CandidateView, candidates, describe_all, evidence
 from core_model.grounding import text_masks, top_logit
 from core_model.inference import ScanFeatures
-from core_model.lesions import Component, components, measure
+from core_model.lesions import Component, measure
 from core_model.masks import Region, paste, region_of
 from core_model.model import EncodedText, SightlineModel
 from core_model.parts import without_strays
@@ -150,7 +143,8 @@ class Detector:
             drawn = again[entry.name] * region.reach if entry.name in asked else None
             found: list[Component] = []
             if entry.tumour and drawn is not None and entry.name in thresholds.second_pieces:
-                found = components(drawn.numpy(), SECOND_PIECE, MIN_VOXELS)[:MAX_CANDIDATES]
+                # It knows the organ's surface from a lesion: no core is asked for.
+                found = candidates(drawn, Region(region.reach, region.reach), SECOND_PIECE)
             elif entry.tumour:
                 found = candidates(masks[i], region, thresholds.mask)
             if drawn is not None:
