@@ -33,6 +33,7 @@ from benchmarks.nnunet import NNUNet, Plan, missing
 from core_model.encoding_file import load_encoding, save_encoding
 from core_model.inference import choose_device, describe_device
 from core_model.localization import Searchable
+from core_model.memory import keep_memory
 from core_model.ranking import localize
 from core_model.reader import Reader
 
@@ -162,6 +163,7 @@ def nnunet_rows(task: Task) -> list[Row]:
 
 
 def _prepare(task: Task) -> torch.device:
+    keep_memory()  # as the programs do that read; nnU-Net's predictor gains by it as well
     if task.threads:
         torch.set_num_threads(task.threads)
     return choose_device(task.device)

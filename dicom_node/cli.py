@@ -185,8 +185,10 @@ def _query(given: argparse.Namespace) -> int:
 
 def _read_path(given: argparse.Namespace, report: Progress) -> tuple[CtInput, Reader, Reading]:
     """Open a path and have it read; loading counts as a stage of the reading."""
+    from core_model.memory import keep_memory  # noqa: PLC0415
     from dicom_node.sources import open_ct  # noqa: PLC0415
 
+    keep_memory()
     clock = time.perf_counter()
     source = open_ct(given.path, progress=report)
     loading = time.perf_counter() - clock

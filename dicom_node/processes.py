@@ -80,9 +80,11 @@ def run_reader(config: Config, stop: threading.Event, say_ready: SayReady, slot:
     SightlineError: the archive cannot be opened, or the checkpoint or what draws the organs not loaded.
     """
     # The receiver process must not pay for torch: half a gigabyte and some seconds.
+    from core_model.memory import keep_memory  # noqa: PLC0415
     from dicom_node.model_in_use import ModelInUse  # noqa: PLC0415
     from dicom_node.reading_process import read_and_deliver  # noqa: PLC0415
 
+    keep_memory()
     archive = Archive.open(config)
     models = ModelInUse(config, config.device)
     read_and_deliver(config, archive, models, stop, say_ready=say_ready, slot=slot)

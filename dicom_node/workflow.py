@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowSerializationFormat
 
+from core_model.memory import give_back_memory
 from dicom_node import readings
 from dicom_node.archive import Archive, tag
 from dicom_node.completeness import Expected, complete_studies, open_again
@@ -236,6 +237,8 @@ class Workflow:
                     )
                 except readings.ChosenForAnotherModelError as error:
                     return {NOT_READ: error.key}
+                finally:
+                    give_back_memory()
             return asdict(finished)
 
         @DBOS.step(name="publish")

@@ -22,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from core_model.abnormality import abnormalities
+from core_model.memory import keep_memory
 from core_model.reader import Reader
 from training import real_ct
 from training.benchmark import TEST_SEED, VERSION
@@ -208,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = _parser()
     args = parser.parse_args(arguments)
+    keep_memory()
     fault = _fault(args)
     if fault:
         parser.error(fault)

@@ -19,6 +19,7 @@ from rich.progress import track
 
 from core_model.checkpoint import load_checkpoint
 from core_model.inference import choose_device, supports_bf16
+from core_model.memory import keep_memory
 from core_model.reader import Reader
 from training.benchmark import DEVELOPMENT_SEED, TEST_SEED
 from training.calibrate import add_second_pieces
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_part(parser)
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
+    keep_memory()
     if args.n < 1:
         parser.error(f"--n is {args.n}; needed is 1 at least")
     try:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from core_model.anatomy import organ, organs
 from core_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core_model.inference import choose_device, describe_device
+from core_model.memory import keep_memory
 from core_model.model import SightlineModel
 from core_model.reader import searched
 from core_model.second_look import FOLD, SecondLook, corner_of, look_channels
@@ -327,6 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", help="of the new checkpoint (default: that of the old one)")
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
+    keep_memory()
     try:
         settings = LookSettings.from_file(args.config)
         if args.steps is not None:

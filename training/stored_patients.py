@@ -28,6 +28,7 @@ from core_model.anatomy import organs
 from core_model.checkpoint import Checkpoint, load_checkpoint
 from core_model.detection import Detector
 from core_model.inference import choose_device, encode_scan, supports_bf16
+from core_model.memory import keep_memory
 from core_model.reader import searched
 from core_model.second_look import near_organs, organ_medians
 from core_model.volume import canonical, to_model_grid
@@ -304,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
+    keep_memory()
     if args.n < 1:
         parser.error(f"--n is {args.n}; needed is 1 at least")
     if not 0 <= args.map_share <= 1:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from core_model.memory import give_back_memory, keep_memory
 from core_model.reader import Reader
 from dicom_node.config import Config
 from dicom_node.errors import SightlineError
@@ -88,6 +89,7 @@ class Report:
 
 def worker_main(config: Config, tasks: Connection) -> None:
     """Target of the process: take a task, report, take the next, until the other end is closed."""
+    keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends this process itself
     warnings.simplefilter("ignore")  # pydicom's and highdicom's quote names and other values of data sets
     parent = multiprocessing.parent_process()
@@ -112,6 +114,7 @@ def worker_main(config: Config, tasks: Connection) -> None:
             return
         except Exception as error:  # whatever a volume does to the model, the next job is done
             tasks.send(Report("failed", 0.0, True, sentence(error), in_words(error)))
+        give_back_memory()
 
 
 def do(task: UploadTask | MaskTask, reader: Reader, progress: Progress) -> Report:
