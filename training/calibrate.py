@@ -21,6 +21,7 @@ from rich.progress import track
 from scipy.optimize import minimize
 
 from core_model.abnormality import abnormalities
+from core_model.memory import keep_memory
 from core_model.reader import Reader
 from core_model.thresholds import Thresholds
 from training.benchmark import DEVELOPMENT_SEED
@@ -286,6 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", type=Path, help="keep what was read there and go on from it")
     parser.add_argument("--device", help="cpu or cuda (default: CUDA if there is one)")
     args = parser.parse_args(arguments)
+    keep_memory()
     if args.n < 1 or args.false_per_study < 0:
         parser.error(
             f"--n is {args.n} and --false-per-study {args.false_per_study}; needed: 1 and 0 at least"

@@ -17,6 +17,7 @@ from typing import Any
 
 import core_model
 import training
+from core_model.memory import give_back_memory
 from core_model.reader import Reader
 from core_model.thresholds import Thresholds
 from training.benchmark import VERSION, Case, make_case
@@ -75,6 +76,8 @@ def read_together(
             records.append(record)
         if shared is not None:
             shared.forget()
+        if case is not None:
+            give_back_memory()
         yield tuple(records)
 
 

@@ -19,7 +19,7 @@ from rich.progress import track
 
 from core_model.checkpoint import load_checkpoint
 from core_model.inference import choose_device, supports_bf16
-from core_model.memory import give_back_memory, keep_memory
+from core_model.memory import keep_memory
 from core_model.reader import Reader
 from training.benchmark import DEVELOPMENT_SEED, TEST_SEED
 from training.calibrate import add_second_pieces
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seeds = share(range(first, first + args.n), args.part)
     stream = read_together(readers, seeds, thresholds, args.cases, shared)
     for _ in track(stream, total=len(seeds), description="reading phantoms", console=Console(stderr=True)):
-        give_back_memory()
+        pass
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from core_model.anatomy import organs
 from core_model.checkpoint import Checkpoint, load_checkpoint
 from core_model.detection import Detector
 from core_model.inference import choose_device, encode_scan, supports_bf16
-from core_model.memory import keep_memory
+from core_model.memory import give_back_memory, keep_memory
 from core_model.reader import searched
 from core_model.second_look import near_organs, organ_medians
 from core_model.volume import canonical, to_model_grid
@@ -262,6 +262,7 @@ def store(
     for seed in track(left, description="patients", console=console):
         case = make_case(seed, spacing_mm, CHANCES, source_of(seed, maps, map_share))
         reader.read(case).save(out / f"{seed}.safetensors")
+        give_back_memory()
 
 
 def source_of(seed: int, maps: Sequence[LabelMapAnatomy], share: float) -> AnatomySource | None:
