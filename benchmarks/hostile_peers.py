@@ -165,7 +165,7 @@ def besieged(folder: Path, receiver: str = "") -> Iterator[Siege]:
     config = Config(ae_title=AE_TITLE, port=port, archive=folder / "archive")
     (folder / "node.toml").write_text(
         f'port = {port}\narchive = "archive"\nreserve_gib = 0.0\nassociation_idle_seconds = 5\n'
-        f"[receiver]\n{receiver}",
+        f"[receiver]\nrefuse_above_percent = 100.0\naccept_below_percent = 100.0\n{receiver}",
         encoding="utf-8",
     )
     command = [

@@ -107,7 +107,8 @@ def node_command(processes: int) -> Callable[[int, Path], list[str]]:
         config = folder / "node.toml"
         config.write_text(
             f'ae_title = "{_AE_TITLE}"\nport = {port}\narchive = "{folder / "archive"}"\nreserve_gib = 0.0\n'
-            f"maximum_associations = 64\n[receiver]\nprocesses = {processes}\nmaximum_per_address = 64\n",
+            f"maximum_associations = 64\n[receiver]\nprocesses = {processes}\nmaximum_per_address = 64\n"
+            "refuse_above_percent = 100.0\naccept_below_percent = 100.0\n",  # however full this disk is
             encoding="utf-8",
         )
         return [sys.executable, "-m", "dicom_node.processes", "receiver", "--config", str(config)]

@@ -44,6 +44,11 @@ calling_ae_titles = ["{AE_TITLE}"]
 archive = "archive"
 quiet_seconds = 2.0
 {model}
+[receiver]
+# However full the disk is: the demo has little to store, and reserve_gib is kept all the same.
+refuse_above_percent = 100.0
+accept_below_percent = 100.0
+
 [delivery]
 retry_seconds = 1.0
 

@@ -19,6 +19,10 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from dicom_node.config import Config
+from dicom_node.receiver_settings import ReceiverSettings
+
+# Tests also run where the disk is fuller than an archive's should be: only `reserve_gib` counts for them.
+ANY_DISK = ReceiverSettings(refuse_above_percent=100.0, accept_below_percent=100.0)
 
 
 def free_port() -> int:
@@ -122,6 +126,8 @@ def write_config(config: Config, path: Path) -> Path:
         f"processes = {config.receiver.processes}",
         f"maximum_per_address = {config.receiver.maximum_per_address}",
         f"request_seconds = {config.receiver.request_seconds}",
+        f"refuse_above_percent = {config.receiver.refuse_above_percent}",
+        f"accept_below_percent = {config.receiver.accept_below_percent}",
         "[service]",
         f"port = {config.service.port}",
         "[monitor]",

@@ -32,7 +32,7 @@ from dicom_node.config import Config, DeliverySettings, Destination
 from dicom_node.delivery import Courier
 from tests.dicom_node.deliveries import deliveries, finished_reading, next_attempt, peer
 from tests.dicom_node.faulty_pacs import FaultyPacs
-from tests.dicom_node.network import free_port, wait_until
+from tests.dicom_node.network import ANY_DISK, free_port, wait_until
 from tests.dicom_node.orthanc import AE_TITLE, orthanc
 from tests.peers import require
 
@@ -52,6 +52,7 @@ def config(tmp_path: Path, pacs: FaultyPacs) -> Config:
         port=free_port(),
         archive=tmp_path / "archive",
         delivery=DeliverySettings(retry_seconds=600, timeout_seconds=15),
+        receiver=ANY_DISK,
         destinations=(Destination("pacs", "127.0.0.1", pacs.port, "PACS"),),
     )
 

@@ -26,7 +26,7 @@ from dicom_node.receiver import Receiver
 from dicom_node.traffic import OTHER, Traffic
 from tests.dicom_node.audit_schema import check, event_of, objects
 from tests.dicom_node.ct_series import ct_series
-from tests.dicom_node.network import association, free_port, send
+from tests.dicom_node.network import ANY_DISK, association, free_port, send
 
 TOKEN = "a-token-of-sixteen-or-more"
 Metrics = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
@@ -35,7 +35,11 @@ Metrics = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config(
-        archive=tmp_path / "archive", port=free_port(), calling_ae_titles=("TESTER",), reserve_gib=0
+        archive=tmp_path / "archive",
+        port=free_port(),
+        calling_ae_titles=("TESTER",),
+        reserve_gib=0,
+        receiver=ANY_DISK,
     )
 
 

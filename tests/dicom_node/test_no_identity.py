@@ -15,7 +15,7 @@ from dicom_node.config import Config, Destination, MonitorSettings
 from dicom_node.log_lines import archive_key, keyed_digest
 from tests.dicom_node.audit_schema import check, event_of
 from tests.dicom_node.ct_series import ct_series
-from tests.dicom_node.network import Pacs, association, free_port, running_node, wait_until
+from tests.dicom_node.network import ANY_DISK, Pacs, association, free_port, running_node, wait_until
 from tests.tiny import tiny_checkpoint
 
 CALLING = "KNOEDELWERK-AE7"
@@ -56,6 +56,7 @@ def test_nothing_of_the_patient_is_in_logs_metrics_or_file_names(tmp_path: Path)
         port=free_port(),
         archive=tmp_path / "archive",
         quiet_seconds=0.5,
+        receiver=ANY_DISK,
         log_level="DEBUG",
         log_format="json",
         checkpoint=tmp_path / "checkpoint",

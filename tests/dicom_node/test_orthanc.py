@@ -15,7 +15,7 @@ import pytest
 from dicom_node.archive import Archive
 from dicom_node.config import Config, Destination
 from dicom_node.status import Progress, study_progress
-from tests.dicom_node.network import free_port, running_node, wait_until
+from tests.dicom_node.network import ANY_DISK, free_port, running_node, wait_until
 from tests.dicom_node.orthanc import AE_TITLE, Orthanc, orthanc
 from tests.peers import require, shared_data
 
@@ -66,6 +66,7 @@ def test_a_routed_study_comes_back_once(tmp_path: Path) -> None:
             port=node_port,
             archive=tmp_path / "archive",
             quiet_seconds=2,
+            receiver=ANY_DISK,
             destinations=(Destination("pacs", "127.0.0.1", pacs.dicom_port, AE_TITLE),),
         )
         with running_node(config, tmp_path):

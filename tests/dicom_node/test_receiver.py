@@ -28,14 +28,14 @@ from dicom_node.errors import SightlineError
 from dicom_node.index import Association, Instance, Study
 from dicom_node.receiver import Receiver, decodable_transfer_syntaxes
 from tests.dicom_node.ct_series import ct_series
-from tests.dicom_node.network import association, free_port, role_process, send, wait_until
+from tests.dicom_node.network import ANY_DISK, association, free_port, role_process, send, wait_until
 
 CT = (str(CTImageStorage), str(ExplicitVRLittleEndian))
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return Config(port=free_port(), archive=tmp_path / "archive", reserve_gib=0.0)
+    return Config(port=free_port(), archive=tmp_path / "archive", reserve_gib=0.0, receiver=ANY_DISK)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_data_set_of_another_instance_is_refused(
 
 
 def test_below_the_reserve_nothing_is_taken(tmp_path: Path) -> None:
-    config = Config(port=free_port(), archive=tmp_path / "archive", reserve_gib=1e9)
+    config = Config(port=free_port(), archive=tmp_path / "archive", reserve_gib=1e9, receiver=ANY_DISK)
     archive = Archive.open(config)
     receiver = Receiver(config, archive)
     receiver.start()
@@ -172,7 +172,9 @@ def test_below_the_reserve_nothing_is_taken(tmp_path: Path) -> None:
 
 
 def test_only_listed_callers_may_associate(tmp_path: Path) -> None:
-    config = Config(port=free_port(), archive=tmp_path / "archive", calling_ae_titles=("PACS",))
+    config = Config(
+        port=free_port(), archive=tmp_path / "archive", calling_ae_titles=("PACS",), receiver=ANY_DISK
+    )
     receiver = Receiver(config, Archive.open(config))
     receiver.start()
     try:
@@ -185,7 +187,9 @@ def test_only_listed_callers_may_associate(tmp_path: Path) -> None:
 
 
 def test_a_rejection_is_seen_that_comes_before_the_requestor_looks(tmp_path: Path) -> None:
-    config = Config(port=free_port(), archive=tmp_path / "archive", calling_ae_titles=("PACS",))
+    config = Config(
+        port=free_port(), archive=tmp_path / "archive", calling_ae_titles=("PACS",), receiver=ANY_DISK
+    )
     receiver = Receiver(config, Archive.open(config))
     receiver.start()
     ae = AE("STRANGER")
@@ -225,7 +229,7 @@ def test_the_index_knows_which_associations_are_open(
 
 
 def test_nothing_acknowledged_is_lost_when_the_receiver_is_killed(tmp_path: Path) -> None:
-    config = Config(port=free_port(), archive=tmp_path / "archive")
+    config = Config(port=free_port(), archive=tmp_path / "archive", receiver=ANY_DISK)
     slices = ct_series(shape=(60, 64, 64))
     acknowledged: list[Dataset] = []
     with role_process("receiver", config, tmp_path) as process, association(config, [CT]) as opened:
@@ -252,7 +256,7 @@ def test_nothing_acknowledged_is_lost_when_the_receiver_is_killed(tmp_path: Path
 
 
 def test_the_log_holds_no_patient(tmp_path: Path) -> None:
-    config = Config(port=free_port(), archive=tmp_path / "archive", log_level="DEBUG")
+    config = Config(port=free_port(), archive=tmp_path / "archive", log_level="DEBUG", receiver=ANY_DISK)
     slices = ct_series(patient_name="Secret^Patient")
     slices[1].StudyInstanceUID = ""
     with role_process("receiver", config, tmp_path):

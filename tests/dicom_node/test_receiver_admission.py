@@ -27,7 +27,7 @@ from dicom_node.errors import SightlineError
 from dicom_node.receiver import Receiver
 from dicom_node.receiver_settings import Peer, ReceiverSettings
 from tests.dicom_node.ct_series import ct_series
-from tests.dicom_node.network import free_port
+from tests.dicom_node.network import ANY_DISK, free_port
 
 CT = str(CTImageStorage)
 Usage = namedtuple("Usage", "total used free")
@@ -41,7 +41,7 @@ def receiving(folder: Path, **settings: object) -> Iterator[Config]:
         port=free_port(),
         archive=folder / "archive",
         reserve_gib=0.0,
-        receiver=ReceiverSettings(**settings),  # type: ignore[arg-type]
+        receiver=replace(ANY_DISK, **settings),  # type: ignore[arg-type]
     )
     config = replace(config, **own)
     receiver = Receiver(config, Archive.open(config))

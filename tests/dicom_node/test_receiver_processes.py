@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from dicom_node.config import Config
 from dicom_node.open_associations import OpenAssociations
 from dicom_node.receiver_settings import ReceiverSettings
 from tests.dicom_node.ct_series import ct_series
-from tests.dicom_node.network import free_port, running_node, send, wait_until
+from tests.dicom_node.network import ANY_DISK, free_port, running_node, send, wait_until
 from tests.dicom_node.test_receiver import rows, still_open
 
 
@@ -25,7 +26,7 @@ def test_a_port_is_shared_and_the_death_of_one_ends_only_its_own(tmp_path: Path)
         port=free_port(),
         archive=tmp_path / "archive",
         maximum_associations=6,
-        receiver=ReceiverSettings(processes=2, maximum_per_address=6),
+        receiver=replace(ANY_DISK, processes=2, maximum_per_address=6),
     )
     with running_node(config, tmp_path, ["receiver"]):
         log = tmp_path / "node.log"

@@ -16,7 +16,7 @@ from dicom_node.config import Config, Destination
 from dicom_node.delivery_dimse import echo
 from dicom_node.errors import SightlineError
 from tests.dicom_node.ct_series import ct_series
-from tests.dicom_node.network import free_port, running_node, send, wait_until
+from tests.dicom_node.network import ANY_DISK, free_port, running_node, send, wait_until
 
 
 def receivers(folder: Path) -> list[int]:
@@ -37,7 +37,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_dead_receiver_is_started_again(tmp_path: Path) -> None:
-    config = Config(port=free_port(), archive=tmp_path / "archive")
+    config = Config(port=free_port(), archive=tmp_path / "archive", receiver=ANY_DISK)
     node = Destination("node", config.address, config.port, config.ae_title)
     with running_node(config, tmp_path, ["receiver"]):
         assert echo(node, config) is None
@@ -52,7 +52,7 @@ def test_a_dead_receiver_is_started_again(tmp_path: Path) -> None:
 
 
 def test_no_child_outlives_a_killed_supervisor(tmp_path: Path) -> None:
-    config = Config(port=free_port(), archive=tmp_path / "archive")
+    config = Config(port=free_port(), archive=tmp_path / "archive", receiver=ANY_DISK)
     with running_node(config, tmp_path, ["receiver"], exit_status=-signal.SIGKILL) as supervisor:
         (child,) = receivers(tmp_path)
         os.kill(supervisor.pid, signal.SIGKILL)
