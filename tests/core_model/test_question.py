@@ -11,7 +11,7 @@ from core_model.anatomy import organ, organs
 from core_model.checkpoint import load_checkpoint
 from core_model.localization import Searchable, agreement
 from core_model.question import Asker, Meaning, Question
-from core_model.ranking import APART_MM, heat, ranked_places
+from core_model.ranking import APART_MM, NAMED, heat, ranked_places
 from core_model.reader import Reader
 from core_model.reading import KnownPlace
 from core_model.stated_size import stated_size_mm
@@ -62,8 +62,8 @@ def test_a_text_about_something_else_means_nothing(reader: Reader) -> None:
     assert reader.question("the weather in spring").meaning is None
 
 
-def about(kind: str, name: str) -> Question:
-    return Question("x", QUERY, Meaning(kind, name, 1.0))  # type: ignore[arg-type]
+def about(kind: str, name: str, similarity: float = 1.0) -> Question:
+    return Question("x", QUERY, Meaning(kind, name, similarity))  # type: ignore[arg-type]
 
 
 def test_known_places_compete_with_words_by_what_was_seen() -> None:
@@ -90,7 +90,29 @@ def test_known_places_compete_with_words_by_what_was_seen() -> None:
     np.testing.assert_allclose(hardly_seen.position_lps_mm, corner, atol=1e-6)
 
 
-def test_words_outweigh_what_was_seen_where_they_differ_enough() -> None:
+def test_a_name_in_other_words_is_a_name_and_a_sentence_is_more(reader: Reader) -> None:
+    """Whatever may be typed for an abnormality, without the dictionary's "There is a"."""
+    for entry in reader.abnormalities:
+        name = entry.present[0].removesuffix(".").removeprefix("There is ").removeprefix("There are ")
+        meaning = reader.question(name.removeprefix("a ").removeprefix("an ")).meaning
+        assert meaning is not None
+        assert meaning.name == entry.name
+        assert meaning.similarity >= NAMED, name
+    for sentence in (
+        "There is a 16 mm hypoattenuating mass in the left lobe of the liver.",
+        "Cyst of the upper pole of the right kidney, 34 mm, unchanged.",
+        "New nodule in the right lower lobe measuring 8 mm.",
+    ):
+        meaning = reader.question(sentence).meaning
+        assert meaning is not None
+        assert meaning.similarity < NAMED
+
+
+# The same places by a name and by a sentence.
+@pytest.mark.parametrize(("similarity", "first"), [(NAMED, (7, 8, 8)), (NAMED - 0.01, (2, 2, 2))])
+def test_words_outweigh_what_was_seen_where_they_differ_enough(
+    similarity: float, first: tuple[int, int, int]
+) -> None:
     encoding = encoding_of((9, 12, 12))
     features = np.zeros_like(encoding.grid_features)
     features[..., 1] = 1
@@ -98,8 +120,20 @@ def test_words_outweigh_what_was_seen_where_they_differ_enough() -> None:
     (elsewhere,) = encoding.grid.map_indices_to_reference(np.array([[7.0, 8, 8]]))
     seen = (KnownPlace("liver_cyst", tuple(elsewhere), 0.99),)
     study = Searchable(replace(encoding, grid_features=features, known_places=seen))
-    first = ranked_places(study, about("abnormality", "liver_cyst"), 1)[0].found
-    assert study.cell_at(first.position_lps_mm) == (2, 2, 2)
+    found = ranked_places(study, about("abnormality", "liver_cyst", similarity), 1)[0].found
+    assert study.cell_at(found.position_lps_mm) == first
+
+
+def test_words_outweigh_what_was_hardly_seen_of_a_name_too() -> None:
+    encoding = encoding_of((9, 12, 12))
+    features = np.zeros_like(encoding.grid_features)
+    features[..., 1] = 1
+    features[6:9, 7:10, 7:10, 0] = 1
+    points = encoding.grid.map_indices_to_reference(np.array([[2.0, 2, 2], [7.0, 8, 8]]))
+    seen = [KnownPlace("liver_cyst", tuple(p), s) for p, s in zip(points, (0.6, 0.4), strict=True)]
+    study = Searchable(replace(encoding, grid_features=features, known_places=tuple(seen)))
+    found = ranked_places(study, about("abnormality", "liver_cyst"), 1)[0].found
+    assert study.cell_at(found.position_lps_mm) == (7, 8, 8)
 
 
 @pytest.mark.parametrize(("size", "first"), [(12.0, 0), (40.0, 1), (None, 1)])
