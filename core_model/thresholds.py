@@ -12,6 +12,8 @@ from typing import Any
 
 from core_model.reading import Status
 
+MOST_CERTAIN = 1e-5  # of probabilities nearer to 0 or 1 the logit is that of this
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -24,7 +26,8 @@ class Thresholds:
     first_masks: abnormalities that keep their first masks, though the model has a second look at them.
     second_pieces: abnormalities whose candidates are the pieces of what the second look draws, and not of
         their first masks.
-    lesion_offset: added to the logit of a lesion's score, per abnormality, to make a probability of it.
+    lesion_offset, lesion_temperature: added to the logit of a lesion's score, and then dividing it, per
+        abnormality, to make a probability of it (Platt scaling).
     lesion: that probability from which a lesion is reported, per abnormality.
     absent_below, present_from: finding probability; between them it is undetermined.
     offset: added to the logit of each finding, per abnormality; temperature: divides the sum before
@@ -39,6 +42,7 @@ class Thresholds:
     first_masks: tuple[str, ...] = ()
     second_pieces: tuple[str, ...] = ()
     lesion_offset: dict[str, float] | None = None
+    lesion_temperature: dict[str, float] | None = None
     lesion: dict[str, float] | None = None
     absent_below: float = 0.4
     present_from: float = 0.6
@@ -56,12 +60,18 @@ class Thresholds:
         return cls(**known | names)
 
     def lesion_probability(self, abnormality: str, score: float) -> float:
-        """What a lesion's score means, by `lesion_offset`.
+        """What a lesion's score means, by `lesion_offset` and `lesion_temperature`.
 
         >>> Thresholds(lesion_offset={"liver_tumour": -2.0}).lesion_probability("liver_tumour", 0.5)
         0.11920292202211755
         """
-        return rescaled(score, (self.lesion_offset or {}).get(abnormality, 0.0), 1.0)
+        offset = (self.lesion_offset or {}).get(abnormality, 0.0)
+        temperature = (self.lesion_temperature or {}).get(abnormality, 1.0)
+        if (
+            temperature != 1
+        ):  # else the most certain scores, which no temperature moves, would pass the others
+            score = min(max(score, MOST_CERTAIN), 1 - MOST_CERTAIN)
+        return rescaled(score, offset, temperature)
 
     def lesion_score(self, abnormality: str) -> float:
         """The probability from which a lesion of this kind is reported."""

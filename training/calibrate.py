@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from scipy.optimize import minimize
 from core_model.abnormality import abnormalities
 from core_model.memory import keep_memory
 from core_model.reader import Reader
-from core_model.thresholds import Thresholds
+from core_model.thresholds import MOST_CERTAIN, Thresholds
 from training.benchmark import DEVELOPMENT_SEED
 from training.case_store import CaseRecord, read_cases
 from training.judging import CaseResult, ReportedResult, bare, scored, verdict
@@ -32,6 +33,8 @@ from training.metrics import youden_threshold
 FALSE_PER_STUDY = 0.1  # allowed per tumour type on the development set; our choice
 LOWEST_SCORE = 0.2  # lesions less probable than this are never reported; our choice
 OFFSET_SD = 3.0  # how far offsets of findings are expected from zero; our choice
+TEMPERATURE_SD = 0.5  # the same of the logarithm of a tumour type's temperature
+STEEPEST = 5.0  # the factor of 1 that a temperature stays within; our choice
 
 
 def lesion_thresholds(
@@ -62,15 +65,20 @@ def _threshold(reported: Sequence[ReportedResult], allowed: int, lowest: float) 
     return round(max(lowest, float(np.nextafter(false[allowed], 1)) + 0.005), 4)
 
 
-def lesion_offsets(results: Sequence[CaseResult]) -> dict[str, float]:
-    """Offsets per tumour type that minimise the log loss of all bare lesion candidates.
+def lesion_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], dict[str, float]]:
+    """Offset and temperature of each tumour type that minimise the log loss of its bare candidates.
 
-    Held near zero because development patients are few, as those of findings. So scores of different types
-    are probabilities that can be compared.
+    Held near none because development patients are few, as those of findings. So scores of different types
+    are probabilities that can be compared: of a colon tumour 0.99 may mean what 0.7 means of a nodule.
     """
+    offsets: dict[str, float] = {}
+    temperatures: dict[str, float] = {}
     reported = [q for r in results for q in r.reported]
-    said = [(q.abnormality, q.score, q.true) for q in reported]
-    return _platt(said, steepest=1.0)[0]
+    for name in sorted({q.abnormality for q in reported}):
+        said = [(name, q.score, q.true) for q in reported if q.abnormality == name]
+        own, temperatures[name] = _platt(said, steepest=STEEPEST, expected=TEMPERATURE_SD)
+        offsets |= own
+    return offsets, temperatures
 
 
 def finding_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], float]:
@@ -80,26 +88,30 @@ def finding_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], floa
     patients are few: our choice. No offset and 1 mean well calibrated.
     """
     found = [f for r in results for f in r.findings]
-    return _platt([(f.abnormality, f.probability, f.truth) for f in found], steepest=5.0)
+    return _platt([(f.abnormality, f.probability, f.truth) for f in found], steepest=STEEPEST)
 
 
-def _platt(said: Sequence[tuple[str, float, bool]], steepest: float) -> tuple[dict[str, float], float]:
+def _platt(
+    said: Sequence[tuple[str, float, bool]], steepest: float, expected: float = math.inf
+) -> tuple[dict[str, float], float]:
     """Offsets by name, and the temperature.
 
     Parameters
     ----------
     said: (name, probability, truth).
     steepest: the temperature is within this factor of 1.
+    expected: standard deviation of its logarithm, as known before.
     """
     names = sorted({name for name, _, _ in said})
     index = np.array([names.index(name) for name, _, _ in said], dtype=int)
-    probability = np.clip(np.array([p for _, p, _ in said]), 1e-5, 1 - 1e-5)
+    probability = np.clip(np.array([p for _, p, _ in said]), MOST_CERTAIN, 1 - MOST_CERTAIN)
     logit = np.log(probability / (1 - probability))
     sign = np.where([truth for _, _, truth in said], 1.0, -1.0)
 
     def loss(x: npt.NDArray[np.float64]) -> float:
         scaled = (logit + x[1:][index]) / np.exp(x[0])
-        return float(np.logaddexp(0, -sign * scaled).sum() + (x[1:] ** 2).sum() / (2 * OFFSET_SD**2))
+        far = (x[1:] ** 2).sum() / (2 * OFFSET_SD**2) + (x[0] / expected) ** 2 / 2
+        return float(np.logaddexp(0, -sign * scaled).sum() + far)
 
     bounds = [(-np.log(steepest), np.log(steepest)), *[(-9.0, 9.0)] * len(names)]
     best = minimize(loss, np.zeros(1 + len(names)), method="L-BFGS-B", bounds=bounds).x
@@ -188,8 +200,8 @@ def calibrate(
     )
     stream = read_cases(reader, DEVELOPMENT_SEED, n, plain, cases)
     records = list(track(stream, total=n, description="reading development phantoms", console=console))
-    offsets = lesion_offsets([verdict(r.image, plain) for r in records])
-    plain = replace(plain, lesion_offset=offsets)
+    offsets, temperatures = lesion_scale([verdict(r.image, plain) for r in records])
+    plain = replace(plain, lesion_offset=offsets, lesion_temperature=temperatures)
     records = [replace(r, image=scored(r.image, plain)) for r in records]
     results = [verdict(r.image, plain) for r in records]
     offset, temperature = finding_scale(results)

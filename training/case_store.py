@@ -119,6 +119,7 @@ def store_key(reader: Reader, thresholds: Thresholds) -> str:
     for name in (
         "lesion",
         "lesion_offset",
+        "lesion_temperature",
         "absent_below",
         "present_from",
         "raise_findings",

@@ -24,7 +24,7 @@ from training.calibrate import (
     allowance,
     detection_thresholds,
     finding_scale,
-    lesion_offsets,
+    lesion_scale,
     lesion_thresholds,
     main,
     priors,
@@ -85,18 +85,42 @@ def test_few_patients_hardly_move_an_offset() -> None:
     assert 0 < few < sure
 
 
-def test_offsets_make_probabilities_of_lesion_scores() -> None:
+def test_offsets_and_temperatures_make_probabilities_of_lesion_scores() -> None:
     rng = np.random.default_rng(0)
     reported = []
-    for name, own in (("colon_tumour", -2.0), ("lung_nodule", 0.0)):
-        logits = rng.normal(0, 2, 3000)
-        truth = rng.random(3000) < 1 / (1 + np.exp(-(logits + own)))
+    for name, own, true_t in (
+        ("colon_tumour", -2.0, 2.0),
+        ("lung_nodule", 0.0, 1.0),
+        ("renal_tumour", 1.0, 0.6),
+    ):
+        logits = rng.normal(0, 3, 6000)
+        truth = rng.random(6000) < 1 / (1 + np.exp(-(logits + own) / true_t))
         said = 1 / (1 + np.exp(-logits))
         reported += [(name, float(p), bool(t)) for p, t in zip(said, truth, strict=True)]
-    offsets = lesion_offsets([verdict(0, reported=reported)])
-    assert offsets == {"colon_tumour": pytest.approx(-2, abs=0.2), "lung_nodule": pytest.approx(0, abs=0.2)}
-    few = lesion_offsets([verdict(0, reported=[("colon_tumour", 0.5, False)])])["colon_tumour"]
-    assert -2 < few < 0
+    offsets, temperatures = lesion_scale([verdict(0, reported=reported)])
+    assert offsets == {
+        "colon_tumour": pytest.approx(-2, abs=0.2),
+        "lung_nodule": pytest.approx(0, abs=0.2),
+        "renal_tumour": pytest.approx(1, abs=0.2),
+    }
+    assert temperatures == {
+        "colon_tumour": pytest.approx(2, rel=0.1),
+        "lung_nodule": pytest.approx(1, rel=0.1),
+        "renal_tumour": pytest.approx(0.6, rel=0.1),
+    }
+    offset, temperature = lesion_scale([verdict(0, reported=[("colon_tumour", 0.5, False)])])
+    assert -2 < offset["colon_tumour"] < 0
+    assert temperature["colon_tumour"] == pytest.approx(1, rel=0.2)
+
+
+def test_certain_and_wrong_lesions_leave_finite_scales_that_keep_the_order() -> None:
+    reported = [("colon_tumour", 1.0, False), ("colon_tumour", 0.999, False), ("colon_tumour", 0.0, True)]
+    offset, temperature = lesion_scale([verdict(0, reported=reported)])
+    assert 1 < temperature["colon_tumour"] <= 5
+    thresholds = Thresholds(lesion_offset=offset, lesion_temperature=temperature)
+    said = [thresholds.lesion_probability("colon_tumour", s) for s in (0.0, 0.5, 0.999, 1.0)]
+    assert said == sorted(said)
+    assert said[-1] < 0.999
 
 
 def test_more_false_lesions_may_be_allowed() -> None:

@@ -192,4 +192,7 @@ def test_offsets_move_scores_and_what_is_reported(case: Case) -> None:
     moved = scored(record, thresholds)
     assert [c.score for c in moved.candidates] == [pytest.approx(0.3556, abs=1e-4), 0.6]
     assert [q.abnormality for q in verdict(moved, thresholds).reported] == ["lung_nodule"]
+    warm = scored(record, replace(thresholds, lesion_temperature={"liver_tumour": 2.0}))
+    assert warm.candidates[0].score == pytest.approx(1 / (1 + np.exp(-(np.log(1.5) - 1.0) / 2)))
+    assert bare(thresholds).lesion_offset is bare(thresholds).lesion_temperature is None
     assert replace(moved, candidates=record.candidates) == record
