@@ -67,9 +67,8 @@ class Thresholds:
         """
         offset = (self.lesion_offset or {}).get(abnormality, 0.0)
         temperature = (self.lesion_temperature or {}).get(abnormality, 1.0)
-        if (
-            temperature != 1
-        ):  # else the most certain scores, which no temperature moves, would pass the others
+        if temperature != 1:
+            # No temperature moves a score of 0 or 1, but it moves those beside it past them.
             score = min(max(score, MOST_CERTAIN), 1 - MOST_CERTAIN)
         return rescaled(score, offset, temperature)
 

@@ -69,14 +69,14 @@ def lesion_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], dict[
     """Offset and temperature of each tumour type that minimise the log loss of its bare candidates.
 
     Held near none because development patients are few, as those of findings. So scores of different types
-    are probabilities that can be compared: of a colon tumour 0.99 may mean what 0.7 means of a nodule.
+    are probabilities that can be compared: of a colon tumour 0.99 may mean what 0.9 means of a nodule.
     """
     offsets: dict[str, float] = {}
     temperatures: dict[str, float] = {}
     reported = [q for r in results for q in r.reported]
     for name in sorted({q.abnormality for q in reported}):
         said = [(name, q.score, q.true) for q in reported if q.abnormality == name]
-        own, temperatures[name] = _platt(said, steepest=STEEPEST, expected=TEMPERATURE_SD)
+        own, temperatures[name] = _platt(said, expected=TEMPERATURE_SD)
         offsets |= own
     return offsets, temperatures
 
@@ -88,19 +88,19 @@ def finding_scale(results: Sequence[CaseResult]) -> tuple[dict[str, float], floa
     patients are few: our choice. No offset and 1 mean well calibrated.
     """
     found = [f for r in results for f in r.findings]
-    return _platt([(f.abnormality, f.probability, f.truth) for f in found], steepest=STEEPEST)
+    return _platt([(f.abnormality, f.probability, f.truth) for f in found])
 
 
 def _platt(
-    said: Sequence[tuple[str, float, bool]], steepest: float, expected: float = math.inf
+    said: Sequence[tuple[str, float, bool]], expected: float = math.inf
 ) -> tuple[dict[str, float], float]:
     """Offsets by name, and the temperature.
 
     Parameters
     ----------
     said: (name, probability, truth).
-    steepest: the temperature is within this factor of 1.
-    expected: standard deviation of its logarithm, as known before.
+    expected: standard deviation of the logarithm of the temperature, as known before; it is within
+        `STEEPEST` of 1 in any case.
     """
     names = sorted({name for name, _, _ in said})
     index = np.array([names.index(name) for name, _, _ in said], dtype=int)
@@ -113,7 +113,7 @@ def _platt(
         far = (x[1:] ** 2).sum() / (2 * OFFSET_SD**2) + (x[0] / expected) ** 2 / 2
         return float(np.logaddexp(0, -sign * scaled).sum() + far)
 
-    bounds = [(-np.log(steepest), np.log(steepest)), *[(-9.0, 9.0)] * len(names)]
+    bounds = [(-np.log(STEEPEST), np.log(STEEPEST)), *[(-9.0, 9.0)] * len(names)]
     best = minimize(loss, np.zeros(1 + len(names)), method="L-BFGS-B", bounds=bounds).x
     offsets = {name: round(float(b), 3) for name, b in zip(names, best[1:], strict=True)}
     return offsets, round(float(np.exp(best[0])), 3)
