@@ -23,8 +23,7 @@ from benchmarks.campaign_node import Member, Role, make_checkpoint, node
 from benchmarks.campaign_peers import Journal, Pacs, Sender
 from dicom_node.archive import Archive
 from dicom_node.config import Config, DeliverySettings, Destination
-from dicom_node.receiver_settings import ReceiverSettings
-from tests.dicom_node.network import free_port
+from tests.dicom_node.network import ANY_DISK, free_port
 from tests.dicom_node.postgres import fresh_database
 
 ROLES = [Role("receiver"), Role("reader", 0), Role("reader", 1)]
@@ -48,7 +47,7 @@ def campaign_config(folder: Path, database: str | None = None) -> Config:
         association_idle_seconds=5.0,
         heartbeat_seconds=0.5,
         reserve_gib=0.01,
-        receiver=ReceiverSettings(refuse_above_percent=100.0, accept_below_percent=100.0),
+        receiver=ANY_DISK,
         checkpoint=checkpoint,
         device="cpu",
         delivery=DeliverySettings(retry_seconds=0.5, retry_cap_seconds=2.0, timeout_seconds=10.0),

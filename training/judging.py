@@ -75,8 +75,15 @@ class ImageRecord:
 def bare(thresholds: Thresholds) -> Thresholds:
     """`thresholds` with every lesion candidate reported and findings left as the model says them."""
     names = [a.name for a in abnormalities() if a.tumour]
-    plain = replace(thresholds, offset=None, temperature=1.0, lesion_offset=None, lesion_temperature=None)
-    return replace(plain, lesion=dict.fromkeys(names, 0.0), raise_findings=False)
+    return replace(
+        thresholds,
+        lesion=dict.fromkeys(names, 0.0),
+        lesion_offset=None,
+        lesion_temperature=None,
+        offset=None,
+        temperature=1.0,
+        raise_findings=False,
+    )
 
 
 def dice(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
